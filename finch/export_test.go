@@ -1,0 +1,4 @@
+package finch
+
+// ParseError is parseError, for the fuzz test.
+var ParseError = parseError
