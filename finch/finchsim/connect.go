@@ -61,8 +61,11 @@ type connectPage struct {
 	Reauth         bool
 	Entities       []Entity
 	State          string
-	Code           string // of a session without a redirect URI
-	Left           bool
+	Code           string // where no redirect takes it to the application
+	// Embedded: the SDK opened the page (app_type=spa), and hands the code to
+	// the page around it.
+	Embedded bool
+	Left     bool
 }
 
 // look returns the page of a session, and its status. It changes nothing.
@@ -95,6 +98,7 @@ func (s *Sim) look(sessionID, state string) (connectPage, int) {
 
 func (s *Sim) showConnect(w http.ResponseWriter, r *http.Request) {
 	page, status := s.look(r.URL.Query().Get("session"), r.URL.Query().Get("state"))
+	page.Embedded = r.URL.Query().Get("app_type") == "spa"
 	s.render(w, status, "connect.html", page)
 }
 
@@ -102,6 +106,7 @@ func (s *Sim) actConnect(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	sessionID, state := r.PostFormValue("session"), r.PostFormValue("state")
 	page, status := s.look(sessionID, state)
+	page.Embedded = r.PostFormValue("app_type") == "spa"
 	if page.Problem != "" {
 		s.render(w, status, "connect.html", page)
 		return
@@ -114,7 +119,7 @@ func (s *Sim) actConnect(w http.ResponseWriter, r *http.Request) {
 			account = OtherAccount
 		}
 		var err error
-		if text, err = s.CompleteConnect(sessionID, account); err != nil {
+		if text, err = s.completeConnect(sessionID, account, page.Embedded); err != nil {
 			// Somebody else was faster, or the state could not be saved.
 			page, status = s.look(sessionID, state)
 			if page.Problem == "" {
@@ -131,7 +136,7 @@ func (s *Sim) actConnect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	target := s.redirectTarget(page.Session.RedirectURI, text, state)
-	if target == "" {
+	if target == "" || page.Embedded {
 		page.Code = text
 		s.render(w, http.StatusOK, "connected.html", page)
 		return

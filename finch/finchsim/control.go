@@ -175,16 +175,20 @@ func (s *Sim) listSessions(r *http.Request, _ input) (any, error) {
 
 func (s *Sim) postComplete(r *http.Request, in input) (any, error) {
 	body := struct {
-		Account Account `json:"account"`
-		State   string  `json:"state"`
+		Account  Account `json:"account"`
+		State    string  `json:"state"`
+		Embedded bool    `json:"embedded"`
 	}{Account: SameAccount}
 	if err := in.read(&body); err != nil {
 		return nil, err
 	}
 	id := r.PathValue("id")
-	text, err := s.CompleteConnect(id, body.Account)
+	text, err := s.completeConnect(id, body.Account, body.Embedded)
 	if err != nil {
 		return nil, err
+	}
+	if body.Embedded {
+		return map[string]string{"code": text}, nil
 	}
 	s.mu.Lock()
 	redirectURI := s.state.Sessions[id].RedirectURI

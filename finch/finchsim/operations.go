@@ -195,6 +195,17 @@ const (
 // CompleteConnect does what a person does who goes through Connect: it returns
 // the authorization code that would come back to the redirect URI.
 func (s *Sim) CompleteConnect(sessionID string, account Account) (code string, err error) {
+	return s.completeConnect(sessionID, account, false)
+}
+
+// CompleteEmbedded does the same in Connect as the SDK embeds it in a page of
+// the application. Its code is exchanged without a redirect URI, whatever the
+// session's.
+func (s *Sim) CompleteEmbedded(sessionID string, account Account) (code string, err error) {
+	return s.completeConnect(sessionID, account, true)
+}
+
+func (s *Sim) completeConnect(sessionID string, account Account, embedded bool) (code string, err error) {
 	err = s.change(func() error {
 		x := s.state.Sessions[sessionID]
 		if x == nil {
@@ -203,7 +214,7 @@ func (s *Sim) CompleteConnect(sessionID string, account Account) (code string, e
 		if account != SameAccount && account != OtherAccount {
 			return invalid(errors.New("account must be same or other"))
 		}
-		code, err = s.complete(x, account)
+		code, err = s.complete(x, account, embedded)
 		return err
 	})
 	return code, err
@@ -316,7 +327,7 @@ func (s *Sim) over(x *Session) string {
 
 // complete ends a session successfully. The connection works from now on, even
 // though nobody has exchanged the code yet.
-func (s *Sim) complete(x *Session, account Account) (string, error) {
+func (s *Sim) complete(x *Session, account Account, embedded bool) (string, error) {
 	if why := s.over(x); why != "" {
 		return "", fmt.Errorf("%w: %s", ErrSessionOver, why)
 	}
@@ -340,8 +351,11 @@ func (s *Sim) complete(x *Session, account Account) (string, error) {
 		s.setStatus(c, finch.StatusConnected)
 	}
 	x.CompletedAt = &now
-	text := secret("code")
-	s.state.Codes[text] = &code{ConnectionID: c.ID, RedirectURI: x.RedirectURI, IssuedAt: now}
+	text, redirectURI := secret("code"), x.RedirectURI
+	if embedded {
+		redirectURI = ""
+	}
+	s.state.Codes[text] = &code{ConnectionID: c.ID, RedirectURI: redirectURI, IssuedAt: now}
 	s.state.Counters.CodesIssued++
 	return text, nil
 }
