@@ -1,0 +1,145 @@
+package inbox
+
+import (
+	"crypto/subtle"
+	"io"
+	"net"
+
+	"github.com/emersion/go-sasl"
+	"github.com/emersion/go-smtp"
+)
+
+// session is one conversation with a client.
+type session struct {
+	server *Server
+	conn   *smtp.Conn
+	authed bool
+	from   string
+	to     []string
+}
+
+func (s *Server) newSession(conn *smtp.Conn) (smtp.Session, error) {
+	return &session{server: s, conn: conn}, nil
+}
+
+// AuthMechanisms is what EHLO offers.
+func (s *session) AuthMechanisms() []string {
+	if s.server.options.User == "" {
+		return nil
+	}
+	return []string{sasl.Plain}
+}
+
+// Auth checks user and password.
+func (s *session) Auth(mechanism string) (sasl.Server, error) {
+	if mechanism != sasl.Plain || s.server.options.User == "" {
+		return nil, smtp.ErrAuthUnknownMechanism
+	}
+	return sasl.NewPlainServer(func(_, user, password string) error {
+		same := subtle.ConstantTimeCompare([]byte(user), []byte(s.server.options.User)) &
+			subtle.ConstantTimeCompare([]byte(password), []byte(s.server.options.Password))
+		if same != 1 {
+			return smtp.ErrAuthFailed
+		}
+		s.authed = true
+		return nil
+	}), nil
+}
+
+// Mail begins a message.
+func (s *session) Mail(from string, _ *smtp.MailOptions) error {
+	if s.server.options.User != "" && !s.authed {
+		return &smtp.SMTPError{Code: 530, EnhancedCode: smtp.EnhancedCode{5, 7, 0}, Message: "Authentication required"}
+	}
+	if err := s.fault(AtMail); err != nil {
+		return err
+	}
+	s.from = from
+	return nil
+}
+
+// Rcpt adds a recipient.
+func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
+	if err := s.fault(AtRcpt); err != nil {
+		return err
+	}
+	s.to = append(s.to, to)
+	return nil
+}
+
+// Data takes the message.
+func (s *session) Data(r io.Reader) error {
+	if err := s.bodyFault(r); err != nil {
+		return err
+	}
+	raw, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	k, release := s.server.faults.strike(AtContent)
+	if k.Fault == FaultReject {
+		return rejection(k)
+	}
+	if k.Fault == FaultNone || !k.Discard {
+		if err := s.server.store.add(s.server.options.Now(), s.conn.Hostname(), s.from, s.to, raw); err != nil {
+			s.server.options.Log.Error("inbox could not keep a message", "error", err)
+			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "Could not keep the message"}
+		}
+	}
+	switch k.Fault {
+	case FaultHang:
+		<-release
+		if k.Discard {
+			return rejection(k)
+		}
+	case FaultDrop:
+		return s.drop()
+	}
+	return nil
+}
+
+// Reset forgets the message that was begun.
+func (s *session) Reset() { s.from, s.to = "", nil }
+
+// Logout ends the session.
+func (s *session) Logout() error { return nil }
+
+// fault fails, or hangs, if the knobs say so.
+func (s *session) fault(at Point) error {
+	switch k, release := s.server.faults.strike(at); k.Fault {
+	case FaultReject:
+		return rejection(k)
+	case FaultDrop:
+		return s.drop()
+	case FaultHang:
+		<-release
+	}
+	return nil
+}
+
+// bodyFault is fault amid the message.
+func (s *session) bodyFault(r io.Reader) error {
+	k, release := s.server.faults.strike(AtBody)
+	if k.Fault == FaultNone {
+		return nil
+	}
+	_, _ = io.CopyN(io.Discard, r, 64)
+	switch k.Fault {
+	case FaultHang:
+		<-release
+	case FaultDrop:
+		return s.drop()
+	}
+	return rejection(k)
+}
+
+func rejection(k Knobs) error {
+	return &smtp.SMTPError{Code: k.Code, EnhancedCode: smtp.EnhancedCode{k.Code / 100, 3, 0}, Message: k.Text}
+}
+
+// drop closes the connection. What the SMTP server says after that reaches
+// nobody.
+func (s *session) drop() error {
+	_ = s.conn.Conn().Close()
+	return net.ErrClosed
+}

@@ -1,0 +1,271 @@
+package notify
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// words is what one mail says, in the order in which it says it. Its text and
+// its HTML are made from the same words.
+type words struct {
+	Subject   string
+	Preheader string // what mail programs show beside the subject
+	Product   string
+	Tone      tone
+	Heading   string
+	Greeting  string
+	Lead      []string // before the button
+	Button    Link     // Name empty: no button
+	Facts     []fact
+	After     []string // after the facts
+	Links     []Link
+	Small     []string // below everything, why this mail came
+}
+
+type fact struct{ Label, Value string }
+
+// tone picks the colour that tells the state apart at a glance.
+type tone string
+
+const (
+	toneAsk   tone = "ask"
+	toneLate  tone = "late"
+	toneFixed tone = "fixed"
+)
+
+func wordsFor(n Notice) (words, error) {
+	w := words{
+		Product:  line(n.ProductName, nameLimit),
+		Tone:     toneAsk,
+		Greeting: "Hello,",
+	}
+	if w.Product == "" {
+		return words{}, errors.New("field ProductName is missing")
+	}
+	if name := line(n.Recipient.Name, nameLimit); name != "" {
+		w.Greeting = "Hello " + name + ","
+	}
+	c := clockFor(n.Recipient.TimeZone)
+	if n.Kind == KindOperator {
+		return w.operator(n, c)
+	}
+	return w.customer(n, c)
+}
+
+func (w words) customer(n Notice, c clock) (words, error) {
+	system, systemStart := line(n.ProviderName, nameLimit), line(n.ProviderName, nameLimit)
+	if system == "" {
+		system, systemStart = "the connected system", "The connected system"
+	}
+	company := line(n.CustomerName, nameLimit)
+	whose := company
+	if whose == "" {
+		whose = "your company"
+	}
+
+	// The subject names what to do, for which company, and stays the same to
+	// the end: a mail program that sees another one begins another conversation.
+	w.Subject = "Reconnect " + system + " to " + w.Product
+	if company != "" {
+		w.Subject += " (" + company + ")"
+	}
+
+	if n.Kind != KindFixed {
+		if !webURL(n.LinkURL) {
+			return words{}, errors.New("field LinkURL is not an http or https address")
+		}
+		w.Button = Link{"Reconnect " + system, n.LinkURL}
+	}
+	since := n.StaleSince
+	if since.IsZero() {
+		since = n.OpenedAt
+	}
+	sinceDay := ""
+	if !since.IsZero() {
+		sinceDay = " since " + c.day(since)
+	}
+	how := "One click opens a page from which you sign in to " + system + " and allow the access again. It takes about two minutes."
+	again := "One click opens the page again. It takes about two minutes."
+	if !n.DeadlineAt.IsZero() && n.Kind != KindLastCall { // which says it to the minute
+		by := " Please do it by " + c.day(n.DeadlineAt) + "."
+		how, again = how+by, again+by
+	}
+	keep := "Please sign in with the same account as before. Nothing has to be set up anew, and nothing that is already in " + w.Product + " gets lost."
+	forward := "Does somebody else look after " + system + "? Please forward this mail: it works for them too."
+	w.After = []string{keep, forward}
+
+	switch n.Kind {
+	case KindFirst:
+		w.Preheader = systemStart + " asks for a new sign-in. It takes about two minutes."
+		w.Heading = systemStart + " needs you to sign in again"
+		w.Lead = []string{
+			systemStart + " has stopped letting " + w.Product + " read the data of " + whose + ". Until somebody signs in again, nothing new from there reaches " + w.Product + ".",
+			how,
+		}
+	case KindReminder:
+		w.Preheader = "Still waiting for a new sign-in. It takes about two minutes."
+		w.Heading = systemStart + " is still disconnected"
+		w.Lead = []string{
+			w.Product + " has not been able to read the data of " + whose + " in " + system + sinceDay + ". Nothing new from there arrives until somebody signs in again.",
+			how,
+		}
+	case KindLastCall:
+		w.Tone = toneLate
+		w.Preheader = "This is the last reminder. Signing in again takes about two minutes."
+		w.Heading = "Last reminder: " + system + " is still disconnected"
+		stops := "If nobody signs in again, the connection stays off and we stop reminding you."
+		if !n.DeadlineAt.IsZero() {
+			stops = "If nobody signs in again by " + c.moment(n.DeadlineAt) + ", the connection stays off and we stop reminding you."
+		}
+		w.Lead = []string{
+			w.Product + " has not been able to read the data of " + whose + " in " + system + sinceDay + ". " + stops,
+			how,
+		}
+		w.After = []string{keep, "You can still reconnect after that date: this mail keeps working.", forward}
+	case KindTryAgain:
+		switch n.Cause {
+		case CauseOurFault:
+			w.Preheader = "Something went wrong on our side. Please sign in once more."
+			w.Heading = "Sorry, please sign in once more"
+			w.Lead = []string{
+				"Somebody signed in to " + system + " for " + whose + ", but something went wrong on our side before the connection was back. The sign-in was not at fault, and we are sorry to ask for another.",
+				again,
+			}
+		case CauseRefused:
+			w.Preheader = "The last sign-in did not go through. Please try once more."
+			w.Heading = "The sign-in did not go through"
+			w.Lead = []string{
+				"Somebody signed in to " + system + " for " + whose + ", but the sign-in was not accepted. That happens when its last page stays open for too long, for example. Nothing has changed.",
+				again,
+			}
+		case CauseWrongAccount:
+			w.Preheader = "The last sign-in was for another account. Please try once more."
+			w.Heading = "That was another account"
+			w.Lead = []string{
+				"Somebody signed in to " + system + ", but to another account than the one that " + w.Product + " was connected to for " + whose + ". So that no data gets mixed up, the connection was left as it is.",
+				again,
+			}
+		default:
+			return words{}, fmt.Errorf("field Cause %q is not one that there is", string(n.Cause))
+		}
+	case KindFixed:
+		w.Tone = toneFixed
+		w.Preheader = "All is well again. There is nothing left for you to do."
+		w.Heading = systemStart + " is connected again"
+		w.Lead = []string{
+			w.Product + " can read the data of " + whose + " in " + system + " again. There is nothing left for you to do, and you can ignore our earlier mails about this.",
+		}
+		w.After = nil
+	default:
+		return words{}, fmt.Errorf("field Kind %q is not one that there is", string(n.Kind))
+	}
+
+	w.Facts = facts(
+		fact{"Company", company},
+		fact{"Connection", line(n.ProviderName, nameLimit)},
+		fact{"Affected", list(n.Entities)},
+		c.fact("Stopped", since),
+	)
+	if n.Kind == KindFixed {
+		w.Facts = append(w.Facts, facts(c.fact("Back since", n.RestoredAt))...)
+	} else {
+		w.Facts = append(w.Facts, facts(c.fact("Reconnect by", n.DeadlineAt))...)
+	}
+
+	if n.ReplyTo != "" {
+		w.After = append(w.After, "Questions? Just reply to this mail. A person at "+w.Product+" reads it.")
+	}
+	reason := "You get this mail because " + w.Product + " has you as a contact for this connection"
+	if company != "" {
+		reason = "You get this mail because " + w.Product + " has you as a contact of " + company + " for this connection"
+	}
+	w.Small = []string{reason + ". Please never send a password by mail; we do not ask for one."}
+	return w, nil
+}
+
+func (w words) operator(n Notice, c clock) (words, error) {
+	problem, advice := line(n.Problem, factLimit), line(n.Advice, factLimit)
+	if problem == "" {
+		return words{}, errors.New("field Problem is missing")
+	}
+	system, company, connection := line(n.ProviderName, nameLimit), line(n.CustomerName, nameLimit), line(n.ConnectionID, 130)
+	name := company
+	if name == "" {
+		name = connection
+	}
+	w.Subject = "[" + w.Product + "] A connection needs an operator"
+	switch {
+	case system != "" && name != "":
+		w.Subject = "[" + w.Product + "] " + system + " connection needs an operator: " + name
+	case name != "":
+		w.Subject = "[" + w.Product + "] Connection needs an operator: " + name
+	}
+	w.Tone = toneLate
+	w.Preheader = problem
+	w.Heading = "A connection needs an operator"
+	w.Lead = []string{problem}
+	if advice != "" {
+		w.Lead = append(w.Lead, advice)
+	}
+	w.Facts = facts(
+		fact{"Customer", company},
+		fact{"System", system},
+		fact{"Connection", connection},
+		fact{"Affected", list(n.Entities)},
+		fact{"Case", line(n.CaseID, 130)},
+		c.fact("Stale since", n.StaleSince),
+		c.fact("Case opened", n.OpenedAt),
+		c.fact("Deadline", n.DeadlineAt),
+	)
+	for _, link := range n.Links {
+		if !webURL(link.URL) {
+			return words{}, errors.New("field Links has an entry that is not an http or https address")
+		}
+		named := Link{line(link.Name, nameLimit), link.URL}
+		if named.Name == "" {
+			named.Name = "Open"
+		}
+		if w.Button.Name == "" {
+			w.Button = named
+		} else {
+			w.Links = append(w.Links, named)
+		}
+	}
+	w.Small = []string{"You get this mail because you are the operator of " + w.Product + "'s connections. The customer was not sent this text."}
+	return w, nil
+}
+
+// facts drops those that have nothing to say.
+func facts(all ...fact) []fact {
+	var kept []fact
+	for _, f := range all {
+		if f.Value != "" {
+			kept = append(kept, f)
+		}
+	}
+	return kept
+}
+
+func (c clock) fact(label string, t time.Time) fact {
+	if t.IsZero() {
+		return fact{}
+	}
+	return fact{label, c.moment(t)}
+}
+
+// list joins names, as many as a mail can bear.
+func list(names []string) string {
+	const most = 8
+	var kept []string
+	for _, name := range names {
+		if name = line(name, nameLimit); name != "" {
+			kept = append(kept, name)
+		}
+	}
+	if len(kept) > most {
+		return strings.Join(kept[:most], ", ") + fmt.Sprintf(" and %d more", len(kept)-most)
+	}
+	return strings.Join(kept, ", ")
+}
