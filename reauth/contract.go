@@ -65,6 +65,9 @@ const (
 	MaxRenewals = 24
 	// CodeLifetime is how long Finch keeps an authorization code.
 	CodeLifetime = 10 * time.Minute
+	// ClickGrace is how long after a click nothing heals a case: the customer's
+	// own success makes the provider say "connected" before the code is back.
+	ClickGrace = 30 * time.Minute
 )
 
 // WorkflowID is the ID of the one workflow that may handle a connection.
