@@ -1,0 +1,204 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+const (
+	// ChannelMail is the one channel so far.
+	ChannelMail = "mail"
+	// RecipientOperator stands in for a contact where the operator is told.
+	RecipientOperator = "operator"
+)
+
+// NoticeState says what became of a notice.
+type NoticeState string
+
+// The states of a notice.
+const (
+	NoticeSending  NoticeState = "sending"  // permitted; no end is known yet
+	NoticeSent     NoticeState = "sent"     // the mail server took it
+	NoticeDeferred NoticeState = "deferred" // it was definitely not taken; it may be tried again
+	NoticeRefused  NoticeState = "refused"  // the mail server refused it for good
+	NoticeUnknown  NoticeState = "unknown"  // it may have been taken; it is not tried again
+)
+
+// Notice asks for the permission to send one message.
+type Notice struct {
+	CaseID         string
+	Step           string
+	SessionOrdinal int
+	// Recipient is a contact's ID or RecipientOperator, never an address.
+	Recipient string
+	// Channel is ChannelMail.
+	Channel   string
+	MessageID string
+	// Fixed marks the note that says it is fixed.
+	Fixed bool
+	// Operator marks what is for RecipientOperator, who may be told of a closed
+	// case as well.
+	Operator bool
+}
+
+// NoticeRow is an entry of the send ledger.
+type NoticeRow struct {
+	ID             int64       `db:"notice_id"`
+	CaseID         string      `db:"case_id"`
+	Step           string      `db:"step"`
+	SessionOrdinal int         `db:"session_ordinal"`
+	Recipient      string      `db:"recipient"`
+	Channel        string      `db:"channel"`
+	MessageID      string      `db:"message_id"`
+	Fixed          bool        `db:"fixed"`
+	State          NoticeState `db:"state"`
+	Detail         string      `db:"detail"`
+	// Attempts counts how often sending was permitted.
+	Attempts int        `db:"attempts"`
+	BegunAt  time.Time  `db:"begun_at"`
+	EndedAt  *time.Time `db:"ended_at"`
+}
+
+const selectNotices = `
+SELECT notice_id, case_id, step, session_ordinal, recipient, channel, message_id, fixed, state, detail, attempts, begun_at, ended_at
+  FROM notices`
+
+// BeginNotice asks whether a notice may be sent now, and writes the permission
+// into the ledger. Once per case, step, session ordinal, recipient and channel
+// the answer is yes, and again only after EndNotice said NoticeDeferred. A
+// notice needs its case to be open, and a fixed note needs it to be closed as
+// recovered or healed, of which there is one per case, recipient and channel;
+// the operator may be told of a closed case as well. The permission and the closing of the case wait for each other: no notice of
+// an open case is permitted after CloseCase has returned.
+//
+// Without a permission id and state are those of the notice that stands in the
+// ledger; both are empty where there is none. ErrNotFound when there is no such
+// case, or when the recipient is not a contact of the case's connection.
+func (d *DB) BeginNotice(ctx context.Context, n Notice) (id int64, permit bool, state NoticeState, err error) {
+	const doing = "begin a notice"
+	if n.Operator && n.Recipient != RecipientOperator {
+		return 0, false, "", errors.New(doing + ": only the operator may be told of a closed case")
+	}
+	now := d.now()
+	err = d.write(ctx, doing, func(ctx context.Context, tx *sqlx.Tx) error {
+		id, permit, state, err = beginNotice(ctx, tx, n, now)
+		return err
+	})
+	if err != nil {
+		return 0, false, "", err
+	}
+	return id, permit, state, nil
+}
+
+func beginNotice(ctx context.Context, tx *sqlx.Tx, n Notice, now time.Time) (id int64, permit bool, state NoticeState, err error) {
+	var k struct {
+		ConnectionID string         `db:"connection_id"`
+		Outcome      reauth.Outcome `db:"outcome"`
+	}
+	if err := tx.GetContext(ctx, &k, `
+SELECT connection_id, coalesce(outcome, '') AS outcome FROM cases WHERE case_id = $1 FOR SHARE`, n.CaseID); err != nil {
+		return 0, false, "", err
+	}
+	allowed := k.Outcome == "" || n.Operator
+	if n.Fixed {
+		allowed = k.Outcome.Restored()
+	}
+	if allowed {
+		inserted, err := first(ctx, tx, &id, `
+INSERT INTO notices (case_id, connection_id, step, session_ordinal, recipient, channel, message_id, fixed, state, begun_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'sending', $9) ON CONFLICT DO NOTHING RETURNING notice_id`,
+			n.CaseID, k.ConnectionID, n.Step, n.SessionOrdinal, n.Recipient, n.Channel, n.MessageID, n.Fixed, now)
+		if err != nil || inserted {
+			return id, inserted, NoticeSending, err
+		}
+	}
+
+	var row NoticeRow
+	found, err := first(ctx, tx, &row, selectNotices+`
+ WHERE case_id = $1 AND recipient = $2 AND channel = $3 AND (step = $4 AND session_ordinal = $5 OR fixed AND $6)
+ ORDER BY notice_id LIMIT 1 FOR NO KEY UPDATE`, n.CaseID, n.Recipient, n.Channel, n.Step, n.SessionOrdinal, n.Fixed)
+	if err != nil || !found {
+		return 0, false, "", err
+	}
+	if !allowed || row.State != NoticeDeferred {
+		return row.ID, false, row.State, nil
+	}
+	return row.ID, true, NoticeSending, exec(ctx, tx, `
+UPDATE notices SET state = 'sending', ended_at = NULL, attempts = attempts + 1 WHERE notice_id = $1`, row.ID)
+}
+
+// EndNotice says what became of a notice that BeginNotice permitted, and tells
+// the case's timeline. detail is words for a person, without an address. The
+// first end of a permission stands. ErrNotFound when there is no such notice.
+func (d *DB) EndNotice(ctx context.Context, id int64, state NoticeState, detail string) error {
+	const doing = "end a notice"
+	switch state {
+	case NoticeSent, NoticeDeferred, NoticeRefused, NoticeUnknown:
+	default:
+		return errors.New(doing + ": the state must be sent, deferred, refused or unknown")
+	}
+	now := d.now()
+	detail = plain(detail)
+	return d.write(ctx, doing, func(ctx context.Context, tx *sqlx.Tx) error {
+		var row struct {
+			NoticeRow
+			ConnectionID string `db:"connection_id"`
+		}
+		if err := tx.GetContext(ctx, &row, `
+SELECT case_id, connection_id, step, recipient, channel, state FROM notices WHERE notice_id = $1 FOR NO KEY UPDATE`, id); err != nil {
+			return err
+		}
+		if row.State != NoticeSending {
+			return nil
+		}
+		if err := exec(ctx, tx, `
+UPDATE notices SET state = $2, detail = $3, ended_at = $4 WHERE notice_id = $1`, id, state, detail, now); err != nil {
+			return err
+		}
+		text := fmt.Sprintf("%s to %s by %s", row.Step, row.Recipient, row.Channel)
+		if detail != "" {
+			text += ": " + detail
+		}
+		return addEvent(ctx, tx, Event{CaseID: row.CaseID, ConnectionID: row.ConnectionID, Kind: EventNotice + string(state), Detail: text, At: now})
+	})
+}
+
+// NoticesOf returns the send ledger of a case, in the order of the permissions.
+func (d *DB) NoticesOf(ctx context.Context, caseID string) (list []NoticeRow, err error) {
+	err = d.read(ctx, "read the notices", func(ctx context.Context) error {
+		return d.sqlx.SelectContext(ctx, &list, selectNotices+` WHERE case_id = $1 ORDER BY notice_id`, caseID)
+	})
+	return list, err
+}
+
+// Alerted returns who got, or may have got, a mail of a case other than the
+// fixed note, in the order of their first, and the message ID of that first
+// mail by recipient: the root of the thread.
+func (d *DB) Alerted(ctx context.Context, caseID string) (recipients []string, rootMessageID map[string]string, err error) {
+	rootMessageID = make(map[string]string)
+	err = d.read(ctx, "read who was alerted", func(ctx context.Context) error {
+		var rows []struct {
+			Recipient string `db:"recipient"`
+			MessageID string `db:"message_id"`
+		}
+		if err := d.sqlx.SelectContext(ctx, &rows, `
+SELECT recipient, message_id FROM notices
+ WHERE case_id = $1 AND channel = $2 AND NOT fixed AND state IN ('sent', 'unknown') ORDER BY notice_id`, caseID, ChannelMail); err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if _, seen := rootMessageID[row.Recipient]; !seen {
+				recipients = append(recipients, row.Recipient)
+				rootMessageID[row.Recipient] = row.MessageID
+			}
+		}
+		return nil
+	})
+	return recipients, rootMessageID, err
+}
