@@ -1,0 +1,226 @@
+// Package activities is what a case does to the world, one file a step. Each
+// step may run more than once, and is written so that the second time changes
+// nothing.
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/notify"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
+)
+
+// Mailer sends one mail and says what became of it.
+type Mailer interface {
+	Send(ctx context.Context, mail notify.Mail) (notify.Delivery, error)
+}
+
+// Hander hands a minted token to the case of its connection.
+type Hander interface {
+	SubmitMinted(ctx context.Context, minted reauth.TokenMinted) error
+}
+
+// Settings are the choices of whoever runs the project.
+type Settings struct {
+	// PublicURL is where customers reach the pages; links in mails begin with it.
+	PublicURL string
+	// RedirectURI is where Connect sends the browser; PublicURL + "/callback" if empty.
+	RedirectURI string
+	// MailFrom is the sender, as "Acme <support@acme.example>".
+	MailFrom string
+	// ProductName is the company's product, as customers know it.
+	ProductName string
+	// SupportEmail is where replies go; MailFrom if empty.
+	SupportEmail string
+	// OperatorEmail hears what only an operator can mend; nobody if empty.
+	OperatorEmail string
+	// SessionMinutes is how long a Connect session lives.
+	SessionMinutes int
+	// SessionRenewals is how often a session is renewed.
+	SessionRenewals int
+	// Reminders is the campaign, as reauth.Input has it.
+	Reminders []string
+	// TemporalUIURL leads operators to the web UI; none if empty.
+	TemporalUIURL string
+	// Webhooks says that the backend wants an event for every case that closes.
+	Webhooks bool
+}
+
+// Activities does the steps of a case.
+type Activities struct {
+	DB        *db.DB
+	Keys      *secrets.Keys
+	Providers map[string]Provider // by application
+	Mail      Mailer
+	Hand      Hander
+	Settings  Settings
+	Logger    *slog.Logger
+	Now       func() time.Time
+}
+
+// Waits that DESIGN prescribes.
+const (
+	// clickSpares is how long after a click no session is renewed.
+	clickSpares = 60 * time.Minute
+	// lookAtMost is how long a notice waits for a look that brings no answer.
+	lookAtMost = time.Hour
+	// lookedLately is how young a look may be to stand for the next one.
+	lookedLately = time.Minute
+	// pendingAgain is when a provider that is still at it is asked again.
+	pendingAgain = 5 * time.Minute
+	// fixedAtMost is how long the closing of a case tries to send its notes.
+	fixedAtMost = time.Hour
+)
+
+// provider finds the provider of an application.
+func (a *Activities) provider(application string) (Provider, error) {
+	if application == "" {
+		application = reauth.DefaultApplication
+	}
+	p := a.Providers[application]
+	if p == nil {
+		return nil, temporal.NewApplicationError(
+			fmt.Sprintf("no client credentials are configured for the application %q", application), "application_unknown")
+	}
+	return p, nil
+}
+
+// wordsOf are an error's own words, without what Temporal puts behind them.
+func wordsOf(err error) string {
+	var e *temporal.ApplicationError
+	if errors.As(err, &e) {
+		return e.Message()
+	}
+	return err.Error()
+}
+
+// access opens the stored token of a connection. ok is false if there is none.
+func (a *Activities) access(ctx context.Context, connectionID string) (access Access, generation int64, ok bool, err error) {
+	access.ConnectionID = connectionID
+	token, err := a.DB.CurrentToken(ctx, connectionID)
+	if errors.Is(err, db.ErrNotFound) {
+		return access, 0, false, nil
+	}
+	if err != nil {
+		return access, 0, false, err
+	}
+	plain, err := a.Keys.Open(token.Sealed, tokenBound(connectionID, token.Generation)...)
+	if err != nil {
+		return access, 0, false, fmt.Errorf("open the stored token: %w", err)
+	}
+	access.Token = secrets.Secret(plain)
+	return access, token.Generation, true, nil
+}
+
+// retry tells Temporal to try again, after the provider's Retry-After if it
+// gave one. Its text is for people, and holds no secret.
+func retry(what string, err error) error {
+	trouble := troubleOf(err)
+	return temporal.NewApplicationErrorWithOptions(what+": "+trouble.Error(), string(trouble.Trouble), temporal.ApplicationErrorOptions{
+		NextRetryDelay: trouble.RetryAfter,
+	})
+}
+
+// retryLater is retry for what is no fault: somebody is still at it.
+func retryLater(what, kind string, after time.Duration) error {
+	return temporal.NewApplicationErrorWithOptions(what, kind, temporal.ApplicationErrorOptions{
+		NextRetryDelay: after,
+		Category:       temporal.ApplicationErrorCategoryBenign,
+	})
+}
+
+// pulse sends heartbeats while an activity runs, so that Temporal notices a
+// dead worker soon and an abandoned activity hears of it.
+type pulse struct {
+	mu      sync.Mutex
+	details []any
+	stop    context.CancelFunc
+	done    chan struct{}
+}
+
+// pulseEvery is well under the heartbeat timeout that workflows set.
+const pulseEvery = 2 * time.Second
+
+func startPulse(ctx context.Context, details ...any) *pulse {
+	beating, stop := context.WithCancel(ctx)
+	p := &pulse{details: details, stop: stop, done: make(chan struct{})}
+	activity.RecordHeartbeat(ctx, details...)
+	go func() {
+		defer close(p.done)
+		tick := time.NewTicker(pulseEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-beating.Done():
+				return
+			case <-tick.C:
+				p.mu.Lock()
+				details := p.details
+				p.mu.Unlock()
+				activity.RecordHeartbeat(ctx, details...)
+			}
+		}
+	}()
+	return p
+}
+
+// say replaces the details that a next attempt would find.
+func (p *pulse) say(ctx context.Context, details ...any) {
+	p.mu.Lock()
+	p.details = details
+	p.mu.Unlock()
+	activity.RecordHeartbeat(ctx, details...)
+}
+
+// end stops the heartbeats.
+func (p *pulse) end() {
+	p.stop()
+	<-p.done
+}
+
+// plan is what a case keeps of the settings and its input.
+func (a *Activities) plan(in reauth.Input, connection reauth.Connection) Plan {
+	plan := Plan{
+		Minutes:     a.Settings.SessionMinutes,
+		Renewals:    a.Settings.SessionRenewals,
+		Reminders:   a.Settings.Reminders,
+		Application: connection.Application,
+	}
+	if plan.Minutes == 0 {
+		plan.Minutes = reauth.DefaultSessionMinutes
+	}
+	if in.MinutesToExpire != 0 {
+		plan.Minutes = in.MinutesToExpire
+	}
+	if in.Renewals != nil {
+		plan.Renewals = *in.Renewals
+	}
+	if len(plan.Reminders) == 0 {
+		plan.Reminders = reauth.DefaultReminders()
+	}
+	if in.Reminders != nil {
+		plan.Reminders = in.Reminders
+	}
+	return plan
+}
+
+// redirectURI is where Connect sends the browser.
+func (a *Activities) redirectURI(in reauth.Input) string {
+	if in.RedirectURI != "" {
+		return in.RedirectURI
+	}
+	if a.Settings.RedirectURI != "" {
+		return a.Settings.RedirectURI
+	}
+	return a.Settings.PublicURL + "/callback"
+}

@@ -1,0 +1,236 @@
+package activities
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/notify"
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+// CaseClosed is the type of the event that the backend gets for every case
+// that closes.
+const CaseClosed = "reauth.case.closed"
+
+// CloseAndTell gives the case its outcome in the database, sends everybody who
+// was alerted one "fixed" note if access is back, and tells the operator of a
+// case that failed or expired. The backend's webhook leaves through the outbox
+// of the same transaction.
+func (a *Activities) CloseAndTell(ctx context.Context, in CloseInput) (Closed, error) {
+	defer startPulse(ctx).end()
+	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
+	if errors.Is(err, db.ErrNotFound) {
+		return Closed{}, nil
+	}
+	if err != nil {
+		return Closed{}, err
+	}
+	if err := a.openCase(ctx, in.Case, connection); err != nil && !errors.Is(err, db.ErrRemoved) {
+		return Closed{}, err
+	}
+	closing, err := a.closing(ctx, in.Case, in.Outcome, in.Reason)
+	if err != nil {
+		return Closed{}, err
+	}
+	closing.Generation = in.Generation
+	_, err = a.DB.CloseCase(ctx, closing)
+	if errors.Is(err, db.ErrNotFound) {
+		return Closed{}, nil // the connection was removed before the case had a row: nobody was told of it
+	}
+	if err != nil {
+		return Closed{}, err
+	}
+	switch in.Outcome {
+	case reauth.OutcomeRecovered, reauth.OutcomeHealed:
+		return a.tellFixed(ctx, in, connection)
+	case reauth.OutcomeExpired:
+		return a.tellEnd(ctx, in.Case, "expired", "Nobody at the customer logged in again before the last session ended. The link in the mails still works.")
+	case reauth.OutcomeFailed:
+		return a.tellEnd(ctx, in.Case, "failed", "The case failed: "+in.Reason+".")
+	}
+	return Closed{}, nil
+}
+
+// tellFixed sends the one "fixed" note to everybody who was alerted.
+func (a *Activities) tellFixed(ctx context.Context, in CloseInput, connection reauth.Connection) (Closed, error) {
+	alerted, roots, err := a.DB.Alerted(ctx, in.Case.CaseID)
+	if err != nil {
+		return Closed{}, err
+	}
+	recipients, err := a.DB.Recipients(ctx, in.Case.ConnectionID)
+	if err != nil {
+		return Closed{}, err
+	}
+	byID := map[string]db.Recipient{}
+	for _, r := range recipients {
+		byID[r.ContactID] = r
+	}
+	var out Closed
+	var deferred int
+	for _, id := range alerted {
+		to, ok := byID[id]
+		if !ok {
+			continue // the contact has been taken off the connection since
+		}
+		delivery, err := a.send(ctx, db.Notice{
+			CaseID: in.Case.CaseID, Step: "fixed", SessionOrdinal: 0, Recipient: id, Channel: db.ChannelMail, Fixed: true,
+		}, notify.Notice{
+			Kind: notify.KindFixed, Recipient: recipientOf(to), CustomerName: connection.CustomerName,
+			Step: "fixed", OpenedAt: in.Case.OpenedAt, RootMessageID: roots[id],
+		})
+		if err != nil {
+			return out, err
+		}
+		switch delivery {
+		case notify.Sent, notify.Unknown:
+			out.FixedNotes++
+		case notify.Deferred:
+			deferred++
+		}
+	}
+	return out, a.patiently(ctx, &out, deferred)
+}
+
+// tellEnd tells the operator of a case that ended badly.
+func (a *Activities) tellEnd(ctx context.Context, c Case, step, problem string) (Closed, error) {
+	delivery, err := a.tellOperator(ctx, c, step, problem)
+	if err != nil {
+		return Closed{}, err
+	}
+	var out Closed
+	deferred := 0
+	if delivery == notify.Deferred {
+		deferred = 1
+	}
+	return out, a.patiently(ctx, &out, deferred)
+}
+
+// patiently tries mails again that a mail server has not taken, but not for
+// longer than a closed case may linger.
+func (a *Activities) patiently(ctx context.Context, out *Closed, deferred int) error {
+	if deferred == 0 {
+		return nil
+	}
+	if a.Now().Sub(activity.GetInfo(ctx).ScheduledTime) < fixedAtMost {
+		return retryLater(fmt.Sprintf("the mail server has not taken %d of the last mails yet", deferred), "mail_deferred", 0)
+	}
+	out.Problem = "The mail server took none of the last mails for an hour."
+	return nil
+}
+
+// closing says how a case ends, with the event for the backend.
+func (a *Activities) closing(ctx context.Context, c Case, outcome reauth.Outcome, reason string) (db.Closing, error) {
+	closing := db.Closing{CaseID: c.CaseID, Outcome: outcome, Reason: reason, At: a.Now().UTC()}
+	if !a.Settings.Webhooks {
+		return closing, nil
+	}
+	connection, err := a.DB.Connection(ctx, c.ConnectionID)
+	if err != nil {
+		return closing, err
+	}
+	payload, err := json.Marshal(map[string]any{
+		"type":      CaseClosed,
+		"timestamp": closing.At.Format(time.RFC3339),
+		"data": map[string]any{
+			"case_id":       c.CaseID,
+			"connection_id": c.ConnectionID,
+			"provider":      connection.Provider,
+			"application":   connection.Application,
+			"customer_id":   connection.CustomerID,
+			"outcome":       outcome,
+			"reason":        reason,
+			"opened_at":     c.OpenedAt.Format(time.RFC3339),
+			"closed_at":     closing.At.Format(time.RFC3339),
+		},
+	})
+	if err != nil {
+		return closing, fmt.Errorf("write the event of a closed case: %w", err)
+	}
+	closing.Event = &db.OutboxEvent{
+		ID: "evt_" + c.CaseID + "_" + string(outcome), Type: CaseClosed, Payload: payload, ConnectionID: c.ConnectionID, CaseID: c.CaseID,
+	}
+	return closing, nil
+}
+
+// TellOperator tells the operator what only an operator can mend.
+func (a *Activities) TellOperator(ctx context.Context, in ProblemInput) error {
+	defer startPulse(ctx).end()
+	if _, err := a.DB.CaseByID(ctx, in.Case.CaseID); err != nil {
+		return a.unlessNoCase(err)
+	}
+	if in.Phase != "" {
+		if err := a.DB.SetPhase(ctx, in.Case.CaseID, in.Phase, in.Problem); err != nil {
+			return err
+		}
+	}
+	return a.reachOperator(ctx, in.Case, in.Step, in.Problem)
+}
+
+// reachOperator is tellOperator, tried again until the mail server takes it.
+func (a *Activities) reachOperator(ctx context.Context, c Case, step, problem string) error {
+	delivery, err := a.tellOperator(ctx, c, step, problem)
+	if err == nil && delivery == notify.Deferred {
+		err = retryLater("the mail server has not taken the operator's mail yet", "mail_deferred", 0)
+	}
+	return err
+}
+
+// unlessNoCase forgives that a case has no row: there is nothing to tell of.
+func (a *Activities) unlessNoCase(err error) error {
+	if errors.Is(err, db.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// tellOperator puts a problem into the timeline and the log, and mails it to
+// the operator where one is configured. It returns what became of the mail.
+func (a *Activities) tellOperator(ctx context.Context, c Case, step, problem string) (notify.Delivery, error) {
+	if a.Settings.OperatorEmail == "" {
+		return notify.Sent, a.needOperator(ctx, c, problem)
+	}
+	connection, err := a.DB.Connection(ctx, c.ConnectionID)
+	if err != nil {
+		return "", err
+	}
+	delivery, err := a.send(ctx, db.Notice{
+		CaseID: c.CaseID, Step: step, Recipient: db.RecipientOperator, Channel: db.ChannelMail, Operator: true,
+	}, notify.Notice{
+		Kind:         notify.KindOperator,
+		Recipient:    notify.Recipient{Email: a.Settings.OperatorEmail},
+		CustomerName: connection.CustomerName,
+		ConnectionID: c.ConnectionID,
+		CaseID:       c.CaseID,
+		Problem:      problem,
+		OpenedAt:     c.OpenedAt,
+		Step:         step,
+		Links:        a.caseLinks(ctx, c),
+	})
+	if err != nil || delivery == notify.Deferred || delivery == "" {
+		return delivery, err
+	}
+	return delivery, a.needOperator(ctx, c, problem)
+}
+
+// caseLinks leads an operator to the case in Temporal's web UI.
+func (a *Activities) caseLinks(ctx context.Context, c Case) []notify.Link {
+	if a.Settings.TemporalUIURL == "" {
+		return nil
+	}
+	address := strings.TrimSuffix(a.Settings.TemporalUIURL, "/") + "/namespaces/" + url.PathEscape(activity.GetInfo(ctx).Namespace) +
+		"/workflows/" + url.PathEscape(reauth.WorkflowID(c.ConnectionID))
+	return []notify.Link{{Name: "Open the case in Temporal", URL: address}}
+}
+
+func (a *Activities) needOperator(ctx context.Context, c Case, problem string) error {
+	a.Logger.WarnContext(ctx, "An operator is needed", "connection_id", c.ConnectionID, "case_id", c.CaseID, "problem", problem)
+	return a.event(ctx, c, "operator_needed", problem)
+}

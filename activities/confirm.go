@@ -1,0 +1,157 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+// Confirm asks the provider whether a reported loss is real, and opens the
+// case's first Connect session if it is. It also turns away reports that must
+// open no case, for starts that did not come through our own doors.
+func (a *Activities) Confirm(ctx context.Context, in ConfirmInput) (Confirmed, error) {
+	defer startPulse(ctx).end()
+	report := in.Case.Report
+	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return Confirmed{Verdict: VerdictUnknown}, nil
+	case err != nil:
+		return Confirmed{}, err
+	case connection.Status == reauth.StatusRemoved:
+		return Confirmed{Verdict: VerdictRemoved}, nil
+	}
+	out := Confirmed{Plan: a.plan(report, connection), Generation: connection.Generation}
+	refusal, err := a.unheard(ctx, in.Case)
+	if err != nil || refusal != nil {
+		return deref(refusal), err
+	}
+	if err := a.openCase(ctx, in.Case, connection); err != nil {
+		return Confirmed{}, err
+	}
+	out.Verdict, out.Problem, err = a.judge(ctx, in, connection)
+	if err != nil || out.Verdict != VerdictStale {
+		return out, a.noteVerdict(ctx, in.Case, out, err)
+	}
+	out.ConfirmedAt = a.Now().UTC()
+	opened, err := a.startSession(ctx, in.Case, out.Plan, out.Plan.Minutes, 1, out.Plan.Renewals, in.Patient)
+	if err != nil {
+		return out, err
+	}
+	out.Verdict, out.Session, out.Problem = opened.Verdict, opened.Session, opened.Problem
+	return out, a.noteVerdict(ctx, in.Case, out, nil)
+}
+
+// unheard says why a report opens no case, if so.
+func (a *Activities) unheard(ctx context.Context, c Case) (*Confirmed, error) {
+	if _, err := a.DB.CaseByID(ctx, c.CaseID); err == nil {
+		return nil, nil // the case is open already: the report was heard
+	} else if !errors.Is(err, db.ErrNotFound) {
+		return nil, err
+	}
+	if fp := c.Report.TokenFingerprint; fp != "" {
+		_, current, err := a.DB.TokenByFingerprint(ctx, c.ConnectionID, fp)
+		if err != nil && !errors.Is(err, db.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil && !current {
+			now, err := a.DB.CurrentToken(ctx, c.ConnectionID)
+			return &Confirmed{Verdict: VerdictSuperseded, Generation: now.Generation}, err
+		}
+	}
+	until, reason, suppressed, err := a.DB.Suppressed(ctx, c.ConnectionID, c.Report.Source, a.Now())
+	if err != nil || !suppressed {
+		return nil, err
+	}
+	return &Confirmed{Verdict: VerdictSuppressed, Reason: reason, Until: &until}, nil
+}
+
+// openCase makes the case's row, if this is the first to need it.
+func (a *Activities) openCase(ctx context.Context, c Case, connection reauth.Connection) error {
+	_, err := a.DB.OpenCase(ctx, db.Case{
+		CaseID: c.CaseID, ConnectionID: c.ConnectionID,
+		Provider: connection.Provider, Application: connection.Application,
+		Source: c.Report.Source, FinchCode: c.Report.FinchCode, Reason: c.Report.Reason,
+		Phase: reauth.PhaseConfirming, OpenedAt: c.OpenedAt,
+	})
+	return err
+}
+
+// judge asks the provider about the report. A provider's error is retried, not
+// believed. With no stored token to ask with, the report is believed.
+func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reauth.Connection) (Verdict, string, error) {
+	access, _, ok, err := a.access(ctx, connection.ConnectionID)
+	if err != nil {
+		return "", "", err
+	}
+	if !ok {
+		return VerdictStale, "", nil
+	}
+	provider, err := a.provider(connection.Application)
+	if err != nil {
+		return a.onlyOperator(in.Patient, wordsOf(err))
+	}
+	inspection, err := provider.Inspect(ctx, access)
+	if err == nil {
+		switch inspection.Condition {
+		case ConditionStale:
+			return VerdictStale, "", nil
+		case ConditionConnected:
+			return VerdictConnected, "", nil
+		case ConditionPending:
+			return "", "", retryLater("the provider is still at it: "+inspection.Status, "pending", pendingAgain)
+		}
+		return a.onlyOperator(in.Patient, fmt.Sprintf("The provider says %q: the customer's account needs mending that no new login brings.", inspection.Status))
+	}
+	switch trouble := troubleOf(err); trouble.Trouble {
+	case TroubleReauth:
+		return VerdictStale, "", nil
+	case TroubleSetup:
+		return a.onlyOperator(in.Patient, "The provider says "+trouble.Error()+": the customer's account needs mending that no new login brings.")
+	case TroubleToken:
+		if in.Case.Report.FinchCode == "reauthenticate_user" {
+			return VerdictStale, "", nil // a dead token with a clear report: believe the report
+		}
+		return a.onlyOperator(in.Patient, "The provider refuses the stored token ("+trouble.Error()+") without saying that a new login would help.")
+	case TroubleUnauthorized, TroubleClient, TroubleRequest, TroubleNotFound, TroubleGrant:
+		return a.onlyOperator(in.Patient, "The provider refuses the stored token ("+trouble.Error()+") without saying that a new login would help.")
+	}
+	return "", "", retry("ask the provider whether the loss is real", err)
+}
+
+// onlyOperator is the verdict that only an operator can help. Once the operator
+// has been told, it is a reason to ask again later.
+func (a *Activities) onlyOperator(patient bool, problem string) (Verdict, string, error) {
+	if patient {
+		return "", "", retryLater(problem, "blocked", 0)
+	}
+	return VerdictBlocked, problem, nil
+}
+
+// noteVerdict puts what the provider said into the timeline.
+func (a *Activities) noteVerdict(ctx context.Context, c Case, out Confirmed, err error) error {
+	if err != nil {
+		return err
+	}
+	detail := map[Verdict]string{
+		VerdictStale:     "The loss is real.",
+		VerdictConnected: "The provider says that the connection works.",
+		VerdictBlocked:   out.Problem,
+		VerdictNotFound:  "The provider has no such connection any more.",
+	}[out.Verdict]
+	return a.event(ctx, c, "confirmed", detail)
+}
+
+func (a *Activities) event(ctx context.Context, c Case, kind, detail string) error {
+	return a.DB.AddEvent(ctx, db.Event{CaseID: c.CaseID, ConnectionID: c.ConnectionID, Kind: kind, Detail: detail, At: a.Now()})
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}

@@ -1,0 +1,119 @@
+package activities
+
+import (
+	"context"
+	"errors"
+
+	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/secrets"
+)
+
+// Finch is the Provider that talks to Finch.
+type Finch struct {
+	Client *finch.Client
+}
+
+// Inspect asks GET /introspect.
+func (f Finch) Inspect(ctx context.Context, access Access) (Inspection, error) {
+	answer, err := f.Client.Introspect(ctx, access.Token.Reveal())
+	if err != nil {
+		return Inspection{}, finchTrouble(err)
+	}
+	inspection := Inspection{
+		ConnectionID: answer.ConnectionID,
+		Status:       answer.Status(),
+		Condition:    conditions[answer.Status()],
+	}
+	for _, entity := range answer.StaleEntities() {
+		inspection.Entities = append(inspection.Entities, entity.Name)
+	}
+	switch {
+	case answer.NeedsReauth():
+		inspection.Condition = ConditionStale
+	case inspection.Condition == "":
+		inspection.Condition = ConditionUnknown
+	}
+	return inspection, nil
+}
+
+// conditions are what Finch's connection_status.status means.
+var conditions = map[string]Condition{
+	"connected":              ConditionConnected,
+	"reauth":                 ConditionStale,
+	"pending":                ConditionPending,
+	"processing":             ConditionPending,
+	"error_permissions":      ConditionSetup,
+	"error_no_account_setup": ConditionSetup,
+}
+
+// Probe asks GET /employer/company.
+func (f Finch) Probe(ctx context.Context, access Access) error {
+	return finchTrouble(f.Client.Company(ctx, access.Token.Reveal()))
+}
+
+// OpenSession asks POST /connect/sessions/reauthenticate.
+func (f Finch) OpenSession(ctx context.Context, request SessionRequest) (OpenSession, error) {
+	session, err := f.Client.Reauthenticate(ctx, finch.ReauthenticateParams{
+		ConnectionID:    request.ConnectionID,
+		RedirectURI:     request.RedirectURI,
+		MinutesToExpire: request.Minutes,
+		Products:        request.Products,
+	})
+	if err != nil {
+		return OpenSession{}, finchTrouble(err)
+	}
+	return OpenSession{ID: session.ID, ConnectURL: session.ConnectURL}, nil
+}
+
+// Exchange asks POST /auth/token.
+func (f Finch) Exchange(ctx context.Context, code secrets.Secret, redirectURI string) (Grant, error) {
+	token, err := f.Client.Exchange(ctx, code.Reveal(), redirectURI)
+	if err != nil {
+		return Grant{}, finchTrouble(err)
+	}
+	return Grant{ConnectionID: token.ConnectionID, Token: secrets.Secret(token.AccessToken)}, nil
+}
+
+// finchTrouble sorts Finch's errors.
+func finchTrouble(err error) error {
+	if err == nil {
+		return nil
+	}
+	var e *finch.Error
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, finch.ErrNotSent):
+		return &ProviderError{Trouble: TroubleNotSent}
+	default:
+		return &ProviderError{Trouble: TroubleNoAnswer}
+	}
+	out := &ProviderError{Trouble: finchTroubleOf(e), Code: e.FinchCode, RequestID: e.RequestID, RetryAfter: e.RetryAfter}
+	if out.Code == "" {
+		out.Code = e.Name
+	}
+	return out
+}
+
+func finchTroubleOf(e *finch.Error) Trouble {
+	switch {
+	case e.IsReauth():
+		return TroubleReauth
+	case e.IsAccountSetup():
+		return TroubleSetup
+	case e.IsInvalidClient():
+		return TroubleClient
+	case e.IsInvalidGrant():
+		return TroubleGrant
+	case e.IsConnectionNotFound():
+		return TroubleNotFound
+	case e.IsRateLimited():
+		return TroubleLimit
+	case e.Temporary():
+		return TroubleDown
+	case e.IsInvalidToken():
+		return TroubleToken
+	case e.Status == 401:
+		return TroubleUnauthorized
+	}
+	return TroubleRequest
+}

@@ -1,0 +1,63 @@
+package activities
+
+import (
+	"context"
+
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+// Look asks whether access is back. It is only when the stored token itself
+// works; with no stored token, what the provider announced is believed. While
+// a click is young the answer is to look again, since the customer's own
+// success makes the provider say so before the code is here.
+func (a *Activities) Look(ctx context.Context, in LookInput) (Looked, error) {
+	defer startPulse(ctx).end()
+	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
+	if err != nil {
+		return Looked{}, err
+	}
+	return a.look(ctx, in.Case, connection, in.Told)
+}
+
+func (a *Activities) look(ctx context.Context, c Case, connection reauth.Connection, told bool) (Looked, error) {
+	restored := told
+	access, _, ok, err := a.access(ctx, c.ConnectionID)
+	if err != nil {
+		return Looked{}, err
+	}
+	if ok {
+		if restored, err = a.accessBack(ctx, connection, access); err != nil {
+			return Looked{}, err
+		}
+	}
+	if !restored {
+		return Looked{}, nil
+	}
+	click, err := a.DB.LastClick(ctx, c.CaseID)
+	if err != nil {
+		return Looked{}, err
+	}
+	if click != nil && a.Now().Before(click.Add(reauth.ClickGrace)) {
+		until := click.Add(reauth.ClickGrace).UTC()
+		return Looked{Restored: true, HoldUntil: &until}, nil
+	}
+	return Looked{Restored: true}, nil
+}
+
+// accessBack reports whether the stored token works. An answer that says
+// neither is a reason to ask again.
+func (a *Activities) accessBack(ctx context.Context, connection reauth.Connection, access Access) (bool, error) {
+	provider, err := a.provider(connection.Application)
+	if err != nil {
+		return false, err
+	}
+	inspection, err := provider.Inspect(ctx, access)
+	if err == nil {
+		return inspection.Condition == ConditionConnected, nil
+	}
+	switch troubleOf(err).Trouble {
+	case TroubleLimit, TroubleNotSent, TroubleDown, TroubleNoAnswer:
+		return false, retry("look whether access is back", err)
+	}
+	return false, nil
+}

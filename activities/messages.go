@@ -1,0 +1,246 @@
+package activities
+
+import (
+	"time"
+
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+// Case names the case an activity works for, with what its row needs should
+// this activity be the first to write it.
+type Case struct {
+	CaseID       string       `json:"case_id"`
+	ConnectionID string       `json:"connection_id"`
+	OpenedAt     time.Time    `json:"opened_at"`
+	Report       reauth.Input `json:"report"`
+}
+
+// Plan is what a case decided at its opening and keeps: later settings do not
+// change it.
+type Plan struct {
+	Minutes     int      `json:"minutes"`
+	Renewals    int      `json:"renewals"`
+	Reminders   []string `json:"reminders"`
+	Application string   `json:"application"`
+}
+
+// Session is a Connect session as a case sees it. Its URL stays in the database.
+type Session struct {
+	ID        string    `json:"id"`
+	Ordinal   int       `json:"ordinal"`
+	OpenedAt  time.Time `json:"opened_at"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// Verdict is what came of asking the provider about a report.
+type Verdict string
+
+// The verdicts.
+const (
+	// VerdictStale: the loss is real and a session is open.
+	VerdictStale Verdict = "stale"
+	// VerdictConnected: the connection works.
+	VerdictConnected Verdict = "connected"
+	// VerdictBlocked: only an operator can help.
+	VerdictBlocked Verdict = "blocked"
+	// VerdictNotFound: the provider has no such connection any more.
+	VerdictNotFound Verdict = "not_found"
+	// VerdictUnknown: nobody registered the connection.
+	VerdictUnknown Verdict = "unknown"
+	// VerdictRemoved: the connection was removed with us.
+	VerdictRemoved Verdict = "removed"
+	// VerdictSuppressed: machine reports are not heard for now.
+	VerdictSuppressed Verdict = "suppressed"
+	// VerdictSuperseded: the report is about a token that has been replaced.
+	VerdictSuperseded Verdict = "superseded"
+)
+
+// ConfirmInput asks whether the loss is real. Patient is set once the operator
+// has been told: then the activity goes on asking until the answer changes.
+type ConfirmInput struct {
+	Case    Case `json:"case"`
+	Patient bool `json:"patient,omitempty"`
+}
+
+// Confirmed is the answer to ConfirmInput.
+type Confirmed struct {
+	Verdict     Verdict    `json:"verdict"`
+	Plan        Plan       `json:"plan"`
+	Session     *Session   `json:"session,omitempty"`
+	Generation  int64      `json:"generation,omitempty"`
+	Problem     string     `json:"problem,omitempty"`
+	Reason      string     `json:"reason,omitempty"`
+	Until       *time.Time `json:"until,omitempty"`
+	ConfirmedAt time.Time  `json:"confirmed_at"`
+}
+
+// SessionInput asks for a further session of an open case.
+type SessionInput struct {
+	Case    Case `json:"case"`
+	Plan    Plan `json:"plan"`
+	Ordinal int  `json:"ordinal"`
+	// RenewalsLeft is what will be left after this session, for the deadline.
+	RenewalsLeft int  `json:"renewals_left"`
+	Patient      bool `json:"patient,omitempty"`
+	// Until is when the session is to end, where that is not after the plan's
+	// minutes.
+	Until *time.Time `json:"until,omitempty"`
+	// SpareClick makes the activity wait for a person who may still be in
+	// Connect with the session that ends.
+	SpareClick bool `json:"spare_click,omitempty"`
+}
+
+// SessionOpened is the answer to SessionInput: a session, or HoldUntil when a
+// person pressed the button lately, or a problem.
+type SessionOpened struct {
+	Verdict   Verdict    `json:"verdict"`
+	Session   *Session   `json:"session,omitempty"`
+	HoldUntil *time.Time `json:"hold_until,omitempty"`
+	Problem   string     `json:"problem,omitempty"`
+}
+
+// NoticeKind is what a notice says.
+type NoticeKind string
+
+// The kinds of notices to the customer.
+const (
+	NoticeFirst    NoticeKind = "first"
+	NoticeReminder NoticeKind = "reminder"
+	NoticeLastCall NoticeKind = "last_call"
+	NoticeTryAgain NoticeKind = "try_again"
+)
+
+// NoticeInput asks for one step's notices.
+type NoticeInput struct {
+	Case           Case       `json:"case"`
+	Step           string     `json:"step"`
+	Kind           NoticeKind `json:"kind"`
+	SessionOrdinal int        `json:"session_ordinal"`
+	DeadlineAt     time.Time  `json:"deadline_at"`
+	// LookedAt is when the connection was last seen stale: a look younger than
+	// a minute is not repeated.
+	LookedAt     time.Time  `json:"looked_at"`
+	NextNoticeAt *time.Time `json:"next_notice_at,omitempty"`
+	NoticesSent  int        `json:"notices_sent"`
+}
+
+// Noticed is the answer to NoticeInput.
+type Noticed struct {
+	Sent int `json:"sent"`
+	// Restored: access is back, so nobody was written to. With HoldUntil the
+	// customer is on the way through Connect: look again then.
+	Restored  bool       `json:"restored,omitempty"`
+	HoldUntil *time.Time `json:"hold_until,omitempty"`
+	Closed    bool       `json:"closed,omitempty"`
+	Problem   string     `json:"problem,omitempty"`
+}
+
+// LookInput asks whether access is back.
+type LookInput struct {
+	Case Case `json:"case"`
+	// Told says that the provider announced it (connection-restored), which is
+	// believed when there is no stored token to ask with.
+	Told bool `json:"told,omitempty"`
+}
+
+// Looked is the answer to LookInput.
+type Looked struct {
+	Restored  bool       `json:"restored"`
+	HoldUntil *time.Time `json:"hold_until,omitempty"`
+}
+
+// RedeemInput asks to exchange a code. The code is a secret.
+type RedeemInput struct {
+	// Case is absent when the code's connection is not known.
+	Case        *Case     `json:"case,omitempty"`
+	Application string    `json:"application,omitempty"`
+	Code        string    `json:"code"`
+	RedirectURI string    `json:"redirect_uri,omitempty"`
+	Embedded    bool      `json:"embedded,omitempty"`
+	ReceivedAt  time.Time `json:"received_at"`
+	// Patient is set once our own credentials have been refused and the
+	// operator told: then the activity asks until the code is dead.
+	Patient bool `json:"patient,omitempty"`
+}
+
+// String keeps the code out of anything that prints the input.
+func (in RedeemInput) String() string { return "code " + reauth.CodeHash(in.Code) }
+
+// GoString keeps the code out of %#v.
+func (in RedeemInput) GoString() string { return in.String() }
+
+// Redeemed is the answer to RedeemInput. The token is sealed.
+type Redeemed struct {
+	State   reauth.CodeState    `json:"state"`
+	Minted  *reauth.TokenMinted `json:"minted,omitempty"`
+	Problem string              `json:"problem,omitempty"`
+	// Blocked: our own credentials were refused, so the operator must act.
+	Blocked bool `json:"blocked,omitempty"`
+}
+
+// SettleInput records what became of a code that brought no token.
+type SettleInput struct {
+	Case     *Case            `json:"case,omitempty"`
+	CodeHash string           `json:"code_hash"`
+	State    reauth.CodeState `json:"state"`
+	Problem  string           `json:"problem,omitempty"`
+	// SessionOrdinal is the session that the code used up.
+	SessionOrdinal int `json:"session_ordinal,omitempty"`
+}
+
+// VerifyInput asks to verify a minted token and to adopt it.
+type VerifyInput struct {
+	Case   Case               `json:"case"`
+	Minted reauth.TokenMinted `json:"minted"`
+	// SessionOrdinal is the session that the token's code used up.
+	SessionOrdinal int `json:"session_ordinal,omitempty"`
+}
+
+// Verified is the answer to VerifyInput: recovered, adopted (stored, but not
+// working yet), wrong_account, quarantined or refused.
+type Verified struct {
+	State      reauth.CodeState `json:"state"`
+	Generation int64            `json:"generation,omitempty"`
+	Problem    string           `json:"problem,omitempty"`
+	// Unknown: nobody registered the connection.
+	Unknown bool `json:"unknown,omitempty"`
+}
+
+// WorkingInput asks to wait until an adopted token works.
+type WorkingInput struct {
+	Case       Case   `json:"case"`
+	CodeHash   string `json:"code_hash"`
+	Generation int64  `json:"generation"`
+}
+
+// ProblemInput tells the operator what only the operator can mend.
+type ProblemInput struct {
+	Case    Case         `json:"case"`
+	Phase   reauth.Phase `json:"phase"`
+	Problem string       `json:"problem"`
+	Step    string       `json:"step"`
+	Ordinal int          `json:"ordinal"`
+}
+
+// RecordInput puts a line into the case's timeline.
+type RecordInput struct {
+	Case      Case         `json:"case"`
+	Kind      string       `json:"kind"`
+	Detail    string       `json:"detail"`
+	Phase     reauth.Phase `json:"phase,omitempty"`
+	LastError string       `json:"last_error,omitempty"`
+}
+
+// CloseInput closes a case and tells everybody who should know.
+type CloseInput struct {
+	Case       Case           `json:"case"`
+	Outcome    reauth.Outcome `json:"outcome"`
+	Reason     string         `json:"reason,omitempty"`
+	Generation int64          `json:"generation,omitempty"`
+}
+
+// Closed is the answer to CloseInput.
+type Closed struct {
+	FixedNotes int    `json:"fixed_notes"`
+	Problem    string `json:"problem,omitempty"`
+}

@@ -1,0 +1,333 @@
+package activities_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
+)
+
+// comeBack is what the customer does: the code that Connect sends back.
+func (r *rig) comeBack(c customer, account finchsim.Account) activities.RedeemInput {
+	r.t.Helper()
+	opened := r.sim.Sessions(c.id)
+	require.NotEmpty(r.t, opened)
+	code, err := r.sim.CompleteConnect(opened[0].ID, account)
+	require.NoError(r.t, err)
+	r.secret(code)
+	return activities.RedeemInput{Case: &c.ref, Code: code, ReceivedAt: r.now}
+}
+
+// opened opens a minted token with our keys.
+func (r *rig) opened(minted *reauth.TokenMinted) string {
+	r.t.Helper()
+	require.NotNil(r.t, minted)
+	plain, err := r.keys.Open(minted.Sealed, "minted", minted.ConnectionID)
+	require.NoError(r.t, err)
+	r.secret(string(plain))
+	return string(plain)
+}
+
+func (r *rig) exchanges(in activities.RedeemInput) int {
+	return r.sim.Counters().Exchanges[reauth.CodeHash(in.Code)]
+}
+
+// closed takes the database away.
+func (r *rig) closed() {
+	r.t.Helper()
+	require.NoError(r.t, r.db.Close())
+}
+
+func TestRedeem(t *testing.T) {
+	r := newRig(t)
+	c := r.stale()
+	in := r.comeBack(c, finchsim.SameAccount)
+	out := perform(r, r.acts.Redeem, in)
+
+	assert.Equal(t, reauth.CodeMinted, out.State)
+	token := r.opened(out.Minted)
+	assert.Equal(t, &reauth.TokenMinted{
+		ConnectionID: c.id, CodeHash: reauth.CodeHash(in.Code), Fingerprint: reauth.Fingerprint(token),
+		Sealed: out.Minted.Sealed, MintedAt: r.now,
+	}, out.Minted)
+	_, err := r.keys.Open(out.Minted.Sealed, "minted", "another connection")
+	require.ErrorIs(t, err, secrets.ErrSealed, "the sealed token opens for its connection alone")
+	assert.Equal(t, reauth.PhaseRedeeming, r.row(c).Phase)
+	kept, err := r.db.Minted(t.Context(), reauth.CodeHash(in.Code))
+	require.NoError(t, err)
+	assert.Equal(t, out.Minted.Sealed, kept.Sealed)
+	body := r.asked(exchange)[0].body
+	assert.Equal(t, callback, body["redirect_uri"])
+
+	// The worker died before Temporal had the answer: it is looked up, even
+	// where nobody could exchange anything now.
+	r.advance(time.Minute)
+	in.Application = unconfigured
+	second, err := again(r, r.acts.Redeem, in)
+	require.NoError(t, err)
+	assert.Equal(t, out, second)
+	assert.Equal(t, 1, r.exchanges(in))
+}
+
+func TestRedeemSendsTheRedirectURIOfItsSession(t *testing.T) {
+	r := newRig(t)
+	report := activities.Case{CaseID: "k", ConnectionID: "c", Report: reauth.Input{RedirectURI: "https://report.example/back"}}
+	for name, test := range map[string]struct {
+		in       activities.RedeemInput
+		settings string
+		want     any
+	}{
+		"embedded":             {in: activities.RedeemInput{Embedded: true, Case: &report}, settings: "https://settings.example/", want: nil},
+		"the message's":        {in: activities.RedeemInput{RedirectURI: "https://message.example/", Case: &report}, want: "https://message.example/"},
+		"the report's":         {in: activities.RedeemInput{Case: &report}, want: "https://report.example/back"},
+		"the settings'":        {in: activities.RedeemInput{}, settings: "https://settings.example/", want: "https://settings.example/"},
+		"by default, our page": {in: activities.RedeemInput{}, want: callback},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.in(t)
+			r.acts.Settings.RedirectURI = test.settings
+			test.in.Code = "code-" + strings.ReplaceAll(name, " ", "-")
+			before := len(r.asked(exchange))
+			perform(r, r.acts.Redeem, test.in)
+			asked := r.asked(exchange)[before:]
+			require.Len(t, asked, 1)
+			assert.Equal(t, test.want, asked[0].body["redirect_uri"])
+		})
+	}
+}
+
+// The whole embedded flow: the session has no redirect URI, and neither has the exchange.
+func TestRedeemEmbedded(t *testing.T) {
+	r := newRig(t)
+	c := r.stale()
+	session, err := r.acts.Providers[reauth.DefaultApplication].OpenSession(t.Context(), activities.SessionRequest{ConnectionID: c.id, Minutes: 60})
+	require.NoError(t, err)
+	code, err := r.sim.CompleteConnect(session.ID, finchsim.SameAccount)
+	require.NoError(t, err)
+	r.secret(code)
+	out := perform(r, r.acts.Redeem, activities.RedeemInput{Case: &c.ref, Code: code, Embedded: true})
+	assert.Equal(t, reauth.CodeMinted, out.State)
+	r.opened(out.Minted)
+}
+
+func TestRedeemWithoutDatabase(t *testing.T) {
+	r := newRig(t)
+	c := r.stale()
+	in := r.comeBack(c, finchsim.SameAccount)
+	r.closed()
+	out := perform(r, r.acts.Redeem, in)
+	assert.Equal(t, reauth.CodeMinted, out.State)
+	token := r.opened(out.Minted)
+	assert.NoError(t, r.acts.Providers[reauth.DefaultApplication].Probe(t.Context(), activities.Access{Token: secrets.Secret(token)}))
+	assert.Contains(t, r.said.String(), "Temporal has it")
+}
+
+// A database that answers nothing must cost less than the heartbeat timeout of
+// ten seconds before the code goes out, and less than the attempt's thirty in all.
+func TestRedeemWithHangingDatabase(t *testing.T) {
+	r := newRig(t)
+	c := r.stale()
+	in := r.comeBack(c, finchsim.SameAccount)
+	tx, err := r.raw.Beginx()
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback() }()
+	_, err = tx.Exec(`LOCK TABLE minted, cases IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+
+	began := time.Now()
+	out := perform(r, r.acts.Redeem, in)
+	assert.Less(t, r.asked(exchange)[0].at.Sub(began), 9*time.Second)
+	assert.Less(t, time.Since(began), 15*time.Second)
+	assert.Equal(t, reauth.CodeMinted, out.State)
+	r.opened(out.Minted)
+}
+
+var requestID = regexp.MustCompile(` \[request [0-9a-f-]{36}\]`)
+
+// attempt is what Finch does to one attempt at an exchange, and what becomes of it.
+type attempt struct {
+	fault  finchsim.Fault
+	change func(*activities.RedeemInput)
+	want   activities.Redeemed
+	kind   string // of the error
+	after  time.Duration
+	benign bool
+}
+
+func TestRedeemTellsALostAnswerFromARefusal(t *testing.T) {
+	r := newRig(t)
+	grant := answer(exchange, 400, `{"code": 400, "name": "invalid_grant_error", "message": "Invalid authorization code"}`)
+	refused := attempt{fault: grant, want: activities.Redeemed{State: reauth.CodeRefused, Problem: "invalid_grant (invalid_grant_error)"}}
+	lost := attempt{fault: grant, want: activities.Redeemed{State: reauth.CodeLost, Problem: "an earlier answer was lost on the way"}}
+	unanswered := attempt{fault: always(exchange, finchsim.FaultLost), kind: "no_answer"}
+	broken := attempt{fault: always(exchange, finchsim.FaultServerError), kind: "unavailable"}
+	limited := attempt{fault: always(exchange, finchsim.FaultRateLimit), kind: "rate_limited", after: 37 * time.Second}
+	notSent := attempt{change: func(in *activities.RedeemInput) { in.Application = unreachable }, kind: "unreachable"}
+	blocked := attempt{change: func(in *activities.RedeemInput) { in.Application = wrongSecret }}
+	blocked.want = activities.Redeemed{State: reauth.CodeReceivedState, Blocked: true, Problem: "The provider refuses our own client credentials (invalid_client (invalid_client_error))."}
+	patient := attempt{change: func(in *activities.RedeemInput) { in.Application, in.Patient = wrongSecret, true }, kind: "invalid_client", benign: true}
+	unknown := attempt{change: func(in *activities.RedeemInput) { in.Application = unconfigured }}
+	unknown.want = activities.Redeemed{State: reauth.CodeReceivedState, Blocked: true, Problem: `no client credentials are configured for the application "unconfigured"`}
+	waiting := attempt{change: func(in *activities.RedeemInput) { in.Application, in.Patient = unconfigured, true }, kind: "invalid_client", benign: true}
+	odd := attempt{
+		fault: answer(exchange, 400, `{"code": 400, "name": "bad_request"}`),
+		want:  activities.Redeemed{State: reauth.CodeRefused, Problem: "invalid_request (bad_request)"},
+	}
+	for name, attempts := range map[string][]attempt{
+		"refused":                         {refused},
+		"refused in some other way":       {odd},
+		"lost":                            {unanswered, lost},
+		"lost behind an error":            {broken, lost},
+		"lost, after more unanswered":     {unanswered, broken, unanswered, lost},
+		"lost, then too many calls":       {unanswered, limited, lost},
+		"lost, then nobody there":         {unanswered, notSent, lost},
+		"lost, then our credentials fail": {unanswered, patient, lost},
+		"too many calls, then refused":    {limited, refused},
+		"nobody there, then refused":      {notSent, refused},
+		"our credentials are refused":     {blocked},
+		"they are still refused":          {patient, patient, refused},
+		"no credentials are configured":   {unknown},
+		"there are still none":            {waiting, refused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.in(t)
+			r.heartbit = nil
+			for i, a := range attempts {
+				in := activities.RedeemInput{Code: "planted-code-" + strings.Map(func(r rune) rune {
+					if r < 'a' || r > 'z' {
+						return '-'
+					}
+					return r
+				}, name)}
+				r.secret(in.Code)
+				if r.fail(); a.fault.Kind != "" {
+					r.fail(a.fault)
+				}
+				if a.change != nil {
+					a.change(&in)
+				}
+				out, err := again(r, r.acts.Redeem, in)
+				if a.kind == "" {
+					require.NoError(t, err, "attempt %d", i+1)
+					out.Problem = requestID.ReplaceAllString(out.Problem, "")
+					assert.Equal(t, a.want, out, "attempt %d", i+1)
+					continue
+				}
+				failure := r.failure(err)
+				assert.Equal(t, a.kind, failure.Type(), "attempt %d", i+1)
+				assert.Equal(t, a.after, failure.NextRetryDelay(), "attempt %d", i+1)
+				assert.Equal(t, a.benign, benign(failure), "attempt %d", i+1)
+			}
+		})
+	}
+}
+
+// The word that a code may be spent reaches Temporal before Finch has the code,
+// so that even a worker that is killed leaves it behind.
+func TestRedeemSaysSoBeforeItAsks(t *testing.T) {
+	r := newRig(t)
+	r.fail(always(exchange, finchsim.FaultLost))
+	_, err := run(r, r.acts.Redeem, activities.RedeemInput{Code: "planted-code-heartbeat"})
+	require.Error(t, err)
+	require.NotEmpty(t, r.heartbit)
+	require.True(t, r.heartbit[0].HasValues())
+	var said string
+	require.NoError(t, r.heartbit[0].Get(&said))
+	assert.Equal(t, "asked", said)
+}
+
+// A code whose connection is not known is sealed for the one that Finch names,
+// and goes to its case.
+func TestRedeemWithoutCase(t *testing.T) {
+	r := newRig(t)
+	c := r.stale()
+	in := r.comeBack(c, finchsim.SameAccount)
+	in.Case = nil
+	out := perform(r, r.acts.Redeem, in)
+	assert.Equal(t, c.id, out.Minted.ConnectionID)
+	r.opened(out.Minted)
+
+	perform(r, alone(r.acts.HandOver), *out.Minted)
+	assert.Equal(t, []reauth.TokenMinted{*out.Minted}, r.handed)
+	code, err := r.db.CodeByHash(t.Context(), reauth.CodeHash(in.Code))
+	require.NoError(t, err)
+	assert.Equal(t, reauth.CodeMinted, code.State)
+	assert.Equal(t, c.id, code.ConnectionID)
+
+	// A hand-over that fails is tried again; one without a database is not held up.
+	r.handFail = assert.AnError
+	_, err = run(r, alone(r.acts.HandOver), *out.Minted)
+	require.Error(t, err)
+	r.handFail = nil
+	r.closed()
+	perform(r, alone(r.acts.HandOver), *out.Minted)
+	assert.Len(t, r.handed, 3)
+}
+
+func TestSettleCode(t *testing.T) {
+	r := newRig(t)
+	settle := alone(r.acts.SettleCode)
+	for state, phase := range map[reauth.CodeState]reauth.Phase{
+		reauth.CodeRefused:  reauth.PhaseAwaitingCustomer,
+		reauth.CodeLost:     reauth.PhaseAwaitingCustomer,
+		reauth.CodeUnusable: reauth.PhaseBlocked, // our own fault goes on
+	} {
+		t.Run(string(state), func(t *testing.T) {
+			r.in(t)
+			c := r.stale()
+			require.NoError(t, r.db.SetPhase(t.Context(), c.ref.CaseID, reauth.PhaseBlocked, ""))
+			hash := reauth.CodeHash("code of " + c.id)
+			in := activities.SettleInput{Case: &c.ref, CodeHash: hash, State: state, Problem: "why", SessionOrdinal: 1}
+			perform(r, settle, in)
+			perform(r, settle, in)
+			code, err := r.db.CodeByHash(t.Context(), hash)
+			require.NoError(t, err)
+			assert.Equal(t, state, code.State)
+			assert.Equal(t, c.ref.CaseID, code.CaseID)
+			row := r.row(c)
+			assert.Equal(t, phase, row.Phase)
+			assert.Empty(t, row.ConnectURL, "the session is used up")
+			assert.Equal(t, []string{"why"}, r.timeline(c, "code_"+string(state)))
+
+			// The first result stands.
+			in.State = reauth.CodeWrongAccount
+			perform(r, settle, in)
+			code, err = r.db.CodeByHash(t.Context(), hash)
+			require.NoError(t, err)
+			assert.Equal(t, state, code.State)
+		})
+	}
+	t.Run("without a case", func(t *testing.T) {
+		r.in(t)
+		nobodys := activities.Case{CaseID: "without-a-row", ConnectionID: "nobodys"}
+		for hash, in := range map[string]activities.SettleInput{
+			reauth.CodeHash("1"): {},
+			reauth.CodeHash("2"): {Case: &nobodys},
+		} {
+			in.CodeHash, in.State = hash, reauth.CodeRefused
+			perform(r, settle, in)
+			code, err := r.db.CodeByHash(t.Context(), hash)
+			require.NoError(t, err)
+			assert.Equal(t, reauth.CodeRefused, code.State)
+			assert.Empty(t, code.CaseID)
+		}
+	})
+	t.Run("a later session stays", func(t *testing.T) {
+		r.in(t)
+		c := r.stale()
+		require.NoError(t, r.db.SetSession(t.Context(), c.ref.CaseID, db.Session{
+			ID: "s2", URL: "https://connect.example/", Ordinal: 2, ExpiresAt: r.now, DeadlineAt: r.now,
+		}))
+		perform(r, settle, activities.SettleInput{Case: &c.ref, CodeHash: reauth.CodeHash("3"), State: reauth.CodeRefused, SessionOrdinal: 1})
+		assert.Equal(t, "https://connect.example/", r.row(c).ConnectURL)
+	})
+}

@@ -1,0 +1,203 @@
+package activities
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
+)
+
+func tokenBound(connectionID string, generation int64) []string {
+	return []string{"token", connectionID, strconv.FormatInt(generation, 10)}
+}
+
+// Verify asks the provider whose a minted token is, and adopts it if it is
+// this connection's. Another's is kept aside, sealed, and never adopted.
+func (a *Activities) Verify(ctx context.Context, in VerifyInput) (Verified, error) {
+	defer startPulse(ctx).end()
+	a.besideDatabase(ctx, "the phase could not be stored", func(ctx context.Context) error {
+		return a.DB.SetPhase(ctx, in.Case.CaseID, reauth.PhaseVerifying, "")
+	})
+	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_unknown", Verified{Unknown: true})
+	case err != nil:
+		return Verified{}, err
+	case connection.Status == reauth.StatusRemoved:
+		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_removed", Verified{})
+	}
+	if err := a.openCase(ctx, in.Case, connection); err != nil && !errors.Is(err, db.ErrRemoved) {
+		return Verified{}, err
+	}
+	if in.Minted.ConnectionID != in.Case.ConnectionID {
+		return a.wrongAccount(ctx, in)
+	}
+	plain, err := a.Keys.Open(in.Minted.Sealed, mintedBound(in.Minted.ConnectionID)...)
+	if err != nil {
+		return a.setAside(ctx, in, reauth.CodeUnusable, "unreadable", Verified{
+			Problem: "A minted token could not be opened with our keys. It is kept aside.",
+		})
+	}
+	token := secrets.Secret(plain)
+	works, verdict, err := a.examine(ctx, in, connection, token)
+	if err != nil || verdict != nil {
+		return deref(verdict), err
+	}
+	return a.adopt(ctx, in, token, works)
+}
+
+// examine asks the provider about a token. A verdict means that it cannot be adopted.
+func (a *Activities) examine(ctx context.Context, in VerifyInput, connection reauth.Connection, token secrets.Secret) (works bool, verdict *Verified, err error) {
+	provider, err := a.provider(connection.Application)
+	if err != nil {
+		return false, nil, err
+	}
+	access := Access{ConnectionID: connection.ConnectionID, Token: token}
+	inspection, err := provider.Inspect(ctx, access)
+	if err == nil {
+		if owner := inspection.ConnectionID; owner != "" && owner != connection.ConnectionID {
+			// Sealed anew, so that it opens for the connection that it belongs to.
+			in.Minted.ConnectionID = owner
+			if in.Minted.Sealed, err = a.Keys.Seal([]byte(token.Reveal()), mintedBound(owner)...); err != nil {
+				return false, nil, err
+			}
+			out, err := a.wrongAccount(ctx, in)
+			return false, &out, err
+		}
+		return a.works(ctx, provider, access, inspection), nil, nil
+	}
+	switch trouble := troubleOf(err); trouble.Trouble {
+	case TroubleReauth, TroubleSetup:
+		return false, nil, nil // whose it is, the exchange has said
+	case TroubleToken, TroubleUnauthorized:
+		out, err := a.setAside(ctx, in, reauth.CodeLost, "refused", Verified{
+			Problem: "The provider refuses the token it has just minted (" + trouble.Error() + "). It is kept aside.",
+		})
+		return false, &out, err
+	}
+	return false, nil, retry("ask the provider whose the new token is", err)
+}
+
+// works reports whether access is back: the provider says so, or a cheap call
+// for data works. Where some entities still want the login, it is not.
+func (a *Activities) works(ctx context.Context, provider Provider, access Access, inspection Inspection) bool {
+	if inspection.Condition == ConditionConnected {
+		return true
+	}
+	return len(inspection.Entities) == 0 && provider.Probe(ctx, access) == nil
+}
+
+// adopt stores the token as the connection's next generation, and closes the
+// case in the same transaction if it works.
+func (a *Activities) adopt(ctx context.Context, in VerifyInput, token secrets.Secret, works bool) (Verified, error) {
+	adoption := db.Adoption{
+		ConnectionID: in.Case.ConnectionID,
+		Fingerprint:  in.Minted.Fingerprint,
+		Source:       "case",
+		CaseID:       in.Case.CaseID,
+		MintedAt:     in.Minted.MintedAt,
+		Seal: func(generation int64) ([]byte, error) {
+			return a.Keys.Seal([]byte(token.Reveal()), tokenBound(in.Case.ConnectionID, generation)...)
+		},
+	}
+	state := reauth.CodeAdopted
+	if works {
+		state = reauth.CodeRecovered
+		closing, err := a.closing(ctx, in.Case, reauth.OutcomeRecovered, "")
+		if err != nil {
+			return Verified{}, err
+		}
+		adoption.Close = &closing
+	}
+	adopted, err := a.DB.Adopt(ctx, adoption)
+	switch {
+	case errors.Is(err, db.ErrRemoved):
+		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_removed", Verified{})
+	case errors.Is(err, db.ErrForeignToken):
+		return a.setAside(ctx, in, reauth.CodeWrongAccount, "wrong_account", Verified{
+			Problem: "Somebody logged in to another account: the token is stored as another connection's already. It was not stored again.",
+		})
+	}
+	if err != nil {
+		return Verified{}, err
+	}
+	if err := a.DB.SettleCode(ctx, in.Minted.CodeHash, in.Case.ConnectionID, in.Case.CaseID, state, adopted.Generation); err != nil {
+		return Verified{}, err
+	}
+	return Verified{State: state, Generation: adopted.Generation}, nil
+}
+
+func (a *Activities) wrongAccount(ctx context.Context, in VerifyInput) (Verified, error) {
+	return a.setAside(ctx, in, reauth.CodeWrongAccount, "wrong_account", Verified{
+		Problem: "Somebody logged in to another account: the token belongs to connection " + in.Minted.ConnectionID +
+			". It was not stored; it is kept aside, since only it can disconnect that connection, which the provider bills.",
+	})
+}
+
+// setAside keeps a token that cannot be adopted, and settles its code.
+func (a *Activities) setAside(ctx context.Context, in VerifyInput, state reauth.CodeState, reason string, out Verified) (Verified, error) {
+	out.State = state
+	caseID := in.Case.CaseID
+	if _, err := a.DB.CaseByID(ctx, caseID); errors.Is(err, db.ErrNotFound) {
+		caseID = ""
+	} else if err != nil {
+		return out, err
+	}
+	err := a.DB.Quarantine(ctx, db.QuarantinedToken{
+		ConnectionID: in.Minted.ConnectionID, ExpectedConnectionID: in.Case.ConnectionID, Fingerprint: in.Minted.Fingerprint,
+		Sealed: in.Minted.Sealed, Reason: reason, CaseID: caseID, At: a.Now(),
+	})
+	if err != nil {
+		return out, err
+	}
+	if caseID != "" {
+		if err := a.DB.SpendSession(ctx, caseID, in.SessionOrdinal); err != nil {
+			return out, err
+		}
+		if err := a.event(ctx, in.Case, "token_set_aside", out.Problem); err != nil {
+			return out, err
+		}
+		if err := a.DB.SetPhase(ctx, caseID, reauth.PhaseAwaitingCustomer, out.Problem); err != nil {
+			return out, err
+		}
+	}
+	return out, a.DB.SettleCode(ctx, in.Minted.CodeHash, in.Case.ConnectionID, caseID, state, 0)
+}
+
+// AwaitWorking waits until a token that is stored works, and closes the case then.
+func (a *Activities) AwaitWorking(ctx context.Context, in WorkingInput) error {
+	defer startPulse(ctx).end()
+	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
+	if err != nil {
+		return err
+	}
+	provider, err := a.provider(connection.Application)
+	if err != nil {
+		return err
+	}
+	access, generation, ok, err := a.access(ctx, in.Case.ConnectionID)
+	if err != nil || !ok {
+		return errors.Join(err, fmt.Errorf("open the stored token: there is none"))
+	}
+	inspection, err := provider.Inspect(ctx, access)
+	if err != nil {
+		return retry("ask whether the new token works", err)
+	}
+	if !a.works(ctx, provider, access, inspection) {
+		return retryLater("the provider says "+inspection.Status, "not_working_yet", 0)
+	}
+	closing, err := a.closing(ctx, in.Case, reauth.OutcomeRecovered, "")
+	if err != nil {
+		return err
+	}
+	closing.Generation = generation
+	if _, err := a.DB.CloseCase(ctx, closing); err != nil {
+		return err
+	}
+	return a.DB.SettleCode(ctx, in.CodeHash, in.Case.ConnectionID, in.Case.CaseID, reauth.CodeRecovered, generation)
+}

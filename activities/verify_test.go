@@ -1,0 +1,386 @@
+package activities_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+// minted seals a token as Redeem does.
+func (r *rig) minted(connectionID, token string) reauth.TokenMinted {
+	r.t.Helper()
+	r.secret(token)
+	sealed, err := r.keys.Seal([]byte(token), "minted", connectionID)
+	require.NoError(r.t, err)
+	return reauth.TokenMinted{
+		ConnectionID: connectionID, CodeHash: reauth.CodeHash("code of " + token), Fingerprint: reauth.Fingerprint(token), Sealed: sealed, MintedAt: r.now,
+	}
+}
+
+// back is a customer who has been through Connect: what Verify gets.
+func (r *rig) back(change ...func(*options)) (customer, activities.VerifyInput, string) {
+	r.t.Helper()
+	c := r.stale(change...)
+	out := perform(r, r.acts.Redeem, r.comeBack(c, finchsim.SameAccount))
+	return c, activities.VerifyInput{Case: c.ref, Minted: *out.Minted, SessionOrdinal: 1}, r.opened(out.Minted)
+}
+
+// stored returns the token that we would use, and its generation.
+func (r *rig) stored(c customer) (string, int64) {
+	r.t.Helper()
+	token, err := r.db.CurrentToken(r.t.Context(), c.id)
+	require.NoError(r.t, err)
+	plain, err := r.keys.Open(token.Sealed, "token", c.id, string(rune('0'+token.Generation)))
+	require.NoError(r.t, err)
+	return string(plain), token.Generation
+}
+
+func (r *rig) code(in activities.VerifyInput) db.CodeRow {
+	r.t.Helper()
+	row, err := r.db.CodeByHash(r.t.Context(), in.Minted.CodeHash)
+	require.NoError(r.t, err)
+	return row
+}
+
+// outbox lists the IDs of the events for the backend.
+func (r *rig) outbox(c customer) []string {
+	r.t.Helper()
+	ids := []string{}
+	require.NoError(r.t, r.raw.Select(&ids, `SELECT event_id FROM outbox WHERE case_id = $1 ORDER BY seq`, c.ref.CaseID))
+	return ids
+}
+
+func TestVerifyAdopts(t *testing.T) {
+	r := newRig(t)
+	c, in, token := r.back()
+	want := activities.Verified{State: reauth.CodeRecovered, Generation: 2}
+	assert.Equal(t, want, perform(r, r.acts.Verify, in))
+	check := func() {
+		current, generation := r.stored(c)
+		assert.Equal(t, token, current)
+		assert.Equal(t, int64(2), generation)
+		row := r.row(c)
+		assert.Equal(t, reauth.OutcomeRecovered, row.Outcome)
+		assert.Equal(t, int64(2), row.Generation)
+		connection, err := r.db.Connection(t.Context(), c.id)
+		require.NoError(t, err)
+		assert.Equal(t, reauth.StatusConnected, connection.Status)
+		code := r.code(in)
+		assert.Equal(t, reauth.CodeRecovered, code.State)
+		assert.Equal(t, int64(2), code.Generation)
+		assert.Equal(t, []string{"evt_" + c.ref.CaseID + "_recovered"}, r.outbox(c))
+		assert.Len(t, r.timeline(c, db.EventClosed), 1)
+	}
+	check()
+	// Repeated, after its answer was lost, it changes nothing.
+	r.advance(time.Minute)
+	assert.Equal(t, want, perform(r, r.acts.Verify, in))
+	check()
+}
+
+func TestVerifyAsksWhetherItWorks(t *testing.T) {
+	r := newRig(t)
+	knob := func(f func(*finchsim.Knobs)) func(customer) {
+		return func(customer) { require.NoError(t, r.sim.SetKnobs(f)) }
+	}
+	fails := func(faults ...finchsim.Fault) func(customer) { return func(customer) { r.fail(faults...) } }
+	for name, test := range map[string]struct {
+		change  func(*options)
+		arrange func(customer)
+		works   bool
+	}{
+		"the provider says so": {arrange: fails(always(company, finchsim.FaultServerError)), works: true},
+		"a call for data works, though the provider is still at it": {
+			arrange: func(c customer) {
+				r.fail(answer(introspect, 200, `{"connection_id": "`+c.id+`", "connection_status": {"status": "processing"}}`))
+			},
+			works: true,
+		},
+		"the provider is still at it":  {arrange: func(c customer) { require.NoError(t, r.sim.SetStatus(c.id, finch.StatusProcessing)) }},
+		"the connection is lost again": {arrange: func(c customer) { require.NoError(t, r.sim.Break(c.id)) }},
+		"introspect itself says that it is lost": {
+			arrange: func(c customer) {
+				require.NoError(t, r.sim.Break(c.id))
+				knob(func(k *finchsim.Knobs) { k.IntrospectUnauthorized = true })(c)
+			},
+		},
+		"an account must be set up": {arrange: fails(answer(introspect, 401, setupRequired))},
+		"one entity still wants the login": { // although the call for data works
+			change: func(o *options) { o.entities = []string{"North", "South"} },
+			arrange: func(c customer) {
+				connection, err := r.sim.Connection(c.id)
+				require.NoError(t, err)
+				require.NoError(t, r.sim.Break(c.id, connection.Entities[0].ID))
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.in(t)
+			require.NoError(t, r.sim.SetKnobs(func(k *finchsim.Knobs) { *k = finchsim.DefaultKnobs() }))
+			c, in, token := r.back(test.change)
+			test.arrange(c)
+			out := perform(r, r.acts.Verify, in)
+			current, _ := r.stored(c)
+			assert.Equal(t, token, current, "adopted in any case")
+			row := r.row(c)
+			if test.works {
+				assert.Equal(t, activities.Verified{State: reauth.CodeRecovered, Generation: 2}, out)
+				assert.Equal(t, reauth.OutcomeRecovered, row.Outcome)
+				return
+			}
+			assert.Equal(t, activities.Verified{State: reauth.CodeAdopted, Generation: 2}, out)
+			assert.Equal(t, reauth.CodeAdopted, r.code(in).State)
+			assert.Equal(t, reauth.PhaseVerifying, row.Phase)
+			assert.Empty(t, r.outbox(c))
+		})
+	}
+}
+
+func TestVerifySetsAside(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	type arranged struct{ owner, problem string }
+	for name, test := range map[string]struct {
+		arrange  func(c *customer, in *activities.VerifyInput, token string) arranged
+		state    reauth.CodeState
+		reason   string
+		unknown  bool
+		caseless bool
+	}{
+		"another account, says the exchange": {
+			arrange: func(c *customer, in *activities.VerifyInput, _ string) arranged {
+				require.NoError(t, r.sim.Break(c.id))
+				perform(r, r.acts.OpenSession, activities.SessionInput{Case: c.ref, Plan: activities.Plan{Minutes: 60}, Ordinal: 1})
+				out := perform(r, r.acts.Redeem, r.comeBack(*c, finchsim.OtherAccount))
+				r.opened(out.Minted)
+				in.Minted = *out.Minted
+				require.NotEqual(t, c.id, in.Minted.ConnectionID)
+				return arranged{in.Minted.ConnectionID, in.Minted.ConnectionID}
+			},
+			state: reauth.CodeWrongAccount, reason: "wrong_account",
+		},
+		"another account, says introspect": {
+			arrange: func(c *customer, in *activities.VerifyInput, _ string) arranged {
+				other, token, err := r.sim.AddConnection(finchsim.NewConnection{})
+				require.NoError(t, err)
+				in.Minted = r.minted(c.id, token)
+				return arranged{other.ID, other.ID}
+			},
+			state: reauth.CodeWrongAccount, reason: "wrong_account",
+		},
+		"a token that is stored as another connection's": {
+			arrange: func(c *customer, _ *activities.VerifyInput, token string) arranged {
+				r.adopt(r.customer(func(o *options) { o.tokenless = true }), token, r.now)
+				return arranged{c.id, "another connection"}
+			},
+			state: reauth.CodeWrongAccount, reason: "wrong_account",
+		},
+		"the connection was removed": {
+			arrange: func(c *customer, _ *activities.VerifyInput, _ string) arranged {
+				_, err := r.db.RemoveConnection(ctx, c.id)
+				require.NoError(t, err)
+				return arranged{owner: c.id}
+			},
+			state: reauth.CodeQuarantined, reason: "connection_removed",
+		},
+		"nobody registered the connection": {
+			arrange: func(c *customer, in *activities.VerifyInput, _ string) arranged {
+				c.id, c.ref.ConnectionID, c.ref.CaseID = "nobodys", "nobodys", "nobodys-case"
+				in.Case, in.Minted = c.ref, r.minted("nobodys", "planted-token-of-nobody")
+				return arranged{owner: "nobodys"}
+			},
+			state: reauth.CodeQuarantined, reason: "connection_unknown", unknown: true, caseless: true,
+		},
+		"it does not open": {
+			arrange: func(c *customer, in *activities.VerifyInput, _ string) arranged {
+				in.Minted.Sealed[len(in.Minted.Sealed)-1] ^= 1
+				return arranged{c.id, "could not be opened"}
+			},
+			state: reauth.CodeUnusable, reason: "unreadable",
+		},
+		"it was sealed for another connection": {
+			arrange: func(c *customer, in *activities.VerifyInput, token string) arranged {
+				in.Minted.Sealed = r.minted("another", token).Sealed
+				return arranged{c.id, "could not be opened"}
+			},
+			state: reauth.CodeUnusable, reason: "unreadable",
+		},
+		"the provider refuses the token": {
+			arrange: func(c *customer, _ *activities.VerifyInput, _ string) arranged {
+				r.fail(answer(introspect, 401, invalidToken))
+				return arranged{c.id, "invalid_token"}
+			},
+			state: reauth.CodeLost, reason: "refused",
+		},
+		"the provider refuses the token without a word": {
+			arrange: func(c *customer, _ *activities.VerifyInput, _ string) arranged {
+				r.fail(answer(introspect, 401, ``))
+				return arranged{c.id, "unauthorized"}
+			},
+			state: reauth.CodeLost, reason: "refused",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.in(t)
+			r.fail()
+			c, in, token := r.back()
+			want := test.arrange(&c, &in, token)
+			for range 2 { // the second time changes nothing
+				out := perform(r, r.acts.Verify, in)
+				assert.Equal(t, test.state, out.State)
+				assert.Zero(t, out.Generation)
+				assert.Equal(t, test.unknown, out.Unknown)
+				assert.Contains(t, out.Problem, want.problem)
+				assert.Equal(t, want.problem == "", out.Problem == "")
+
+				aside, err := r.db.Quarantined(ctx, in.Minted.Fingerprint)
+				require.NoError(t, err)
+				assert.Equal(t, want.owner, aside.ConnectionID)
+				assert.Equal(t, c.id, aside.ExpectedConnectionID)
+				assert.Equal(t, test.reason, aside.Reason)
+				if test.reason != "unreadable" { // whoever disconnects it must be able to open it
+					plain, err := r.keys.Open(aside.Sealed, "minted", aside.ConnectionID)
+					require.NoError(t, err)
+					assert.Equal(t, in.Minted.Fingerprint, reauth.Fingerprint(string(plain)))
+				} else {
+					assert.Equal(t, in.Minted.Sealed, aside.Sealed)
+				}
+				assert.Equal(t, test.state, r.code(in).State)
+				if test.caseless {
+					assert.Empty(t, aside.CaseID)
+					continue
+				}
+				assert.Equal(t, c.ref.CaseID, aside.CaseID)
+				row := r.row(c)
+				assert.True(t, row.Open())
+				assert.Equal(t, reauth.PhaseAwaitingCustomer, row.Phase)
+				assert.Empty(t, row.ConnectURL, "the session is used up")
+				lines := r.timeline(c, "token_set_aside")
+				for i := range lines {
+					lines[i] = requestID.ReplaceAllString(lines[i], "")
+				}
+				assert.Len(t, slices.Compact(lines), 1)
+			}
+			if current, err := r.db.CurrentToken(ctx, c.id); err == nil {
+				assert.Equal(t, int64(1), current.Generation, "never adopted")
+				assert.Equal(t, reauth.Fingerprint(c.token), current.Fingerprint)
+			}
+		})
+	}
+}
+
+func TestVerifyRetriesWhatTellsNothing(t *testing.T) {
+	r := newRig(t)
+	c, in, _ := r.back()
+	for name, test := range map[string]struct {
+		fault finchsim.Fault
+		kind  string
+		after time.Duration
+	}{
+		"too many calls":              {always(introspect, finchsim.FaultRateLimit), "rate_limited", 37 * time.Second},
+		"the provider fails":          {always(introspect, finchsim.FaultServerError), "unavailable", 0},
+		"no answer":                   {always(introspect, finchsim.FaultDrop), "no_answer", 0},
+		"our credentials are refused": {answer(introspect, 401, `{"name": "invalid_client_error"}`), "invalid_client", 0},
+		"the request is refused":      {answer(introspect, 400, `{"name": "bad_request"}`), "invalid_request", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.in(t)
+			r.fail(test.fault)
+			_, err := run(r, r.acts.Verify, in)
+			assert.Equal(t, test.kind, r.failure(err).Type())
+			assert.Equal(t, test.after, r.failure(err).NextRetryDelay())
+			_, err = r.db.Quarantined(t.Context(), in.Minted.Fingerprint)
+			require.ErrorIs(t, err, db.ErrNotFound)
+			assert.True(t, r.row(c).Open())
+		})
+	}
+	t.Run("no database", func(t *testing.T) {
+		r.in(t)
+		r.fail()
+		r.closed()
+		_, err := run(r, r.acts.Verify, in)
+		r.failure(err)
+	})
+}
+
+// A token that came late never replaces one that was minted after it.
+func TestVerifyKeepsTheNewerToken(t *testing.T) {
+	r := newRig(t)
+	c, in, token := r.back()
+	newer, err := r.sim.MintToken(c.id)
+	require.NoError(t, err)
+	r.adopt(c, newer, r.now.Add(time.Minute))
+
+	assert.Equal(t, reauth.CodeRecovered, perform(r, r.acts.Verify, in).State)
+	current, generation := r.stored(c)
+	assert.Equal(t, newer, current)
+	assert.Equal(t, int64(2), generation)
+	kept, isCurrent, err := r.db.TokenByFingerprint(t.Context(), c.id, reauth.Fingerprint(token))
+	require.NoError(t, err)
+	assert.False(t, isCurrent)
+	assert.Equal(t, int64(3), kept.Generation)
+	assert.Equal(t, reauth.OutcomeRecovered, r.row(c).Outcome)
+}
+
+// A code may come before anything else of its case.
+func TestVerifyOpensTheCase(t *testing.T) {
+	r := newRig(t)
+	c := r.customer(func(o *options) { o.tokenless = true; o.report.Source = reauth.SourceLink })
+	token, err := r.sim.MintToken(c.id)
+	require.NoError(t, err)
+	in := activities.VerifyInput{Case: c.ref, Minted: r.minted(c.id, token)}
+	assert.Equal(t, activities.Verified{State: reauth.CodeRecovered, Generation: 1}, perform(r, r.acts.Verify, in))
+	row := r.row(c)
+	assert.Equal(t, reauth.SourceLink, row.Source)
+	assert.Equal(t, reauth.OutcomeRecovered, row.Outcome)
+}
+
+func TestAwaitWorking(t *testing.T) {
+	r := newRig(t)
+	c, in, _ := r.back()
+	require.NoError(t, r.sim.Break(c.id))
+	require.Equal(t, reauth.CodeAdopted, perform(r, r.acts.Verify, in).State)
+	await := alone(r.acts.AwaitWorking)
+	working := activities.WorkingInput{Case: c.ref, CodeHash: in.Minted.CodeHash, Generation: 2}
+
+	for name, test := range map[string]struct {
+		fault finchsim.Fault
+		kind  string
+	}{
+		"not yet":            {finchsim.Fault{}, "not_working_yet"},
+		"the provider fails": {always(introspect, finchsim.FaultServerError), "unavailable"},
+		"the token is dead":  {answer(introspect, 401, invalidToken), "invalid_token"},
+	} {
+		if r.fail(); test.fault.Kind != "" {
+			r.fail(test.fault)
+		}
+		_, err := run(r, await, working)
+		assert.Equal(t, test.kind, r.failure(err).Type(), name)
+		assert.True(t, r.row(c).Open(), name)
+	}
+
+	r.fail()
+	require.NoError(t, r.sim.Restore(c.id))
+	for range 2 {
+		perform(r, await, working)
+		row := r.row(c)
+		assert.Equal(t, reauth.OutcomeRecovered, row.Outcome)
+		assert.Equal(t, int64(2), row.Generation)
+		assert.Equal(t, reauth.CodeRecovered, r.code(in).State)
+		assert.Equal(t, []string{"evt_" + c.ref.CaseID + "_recovered"}, r.outbox(c))
+	}
+
+	_, err := r.db.RemoveConnection(t.Context(), c.id)
+	require.NoError(t, err)
+	_, err = run(r, await, working)
+	require.ErrorContains(t, err, "there is none")
+}
