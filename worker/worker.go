@@ -1,0 +1,123 @@
+// Package worker carries the cases: it registers workflows and activities with
+// Temporal, and delivers the webhooks that cases leave in the outbox.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/workflows"
+)
+
+// stopWithin is how long a worker that is asked to stop lets its activities
+// finish.
+const stopWithin = 30 * time.Second
+
+// Config is what a worker needs.
+type Config struct {
+	Temporal   client.Client
+	Activities *activities.Activities
+	// TaskQueue is reauth.TaskQueue if empty.
+	TaskQueue string
+	// WebhookURL and WebhookSecret say where the backend's events go; nowhere
+	// if the URL is empty.
+	WebhookURL, WebhookSecret string
+	Logger                    *slog.Logger
+}
+
+// Registry is what workflows and activities are registered with: a worker, a
+// replayer or a test environment.
+type Registry interface {
+	RegisterWorkflowWithOptions(w any, options workflow.RegisterOptions)
+	RegisterActivity(a any)
+}
+
+// Register registers the project's workflows and activities under the names of
+// the contract.
+func Register(r Registry, acts *activities.Activities) {
+	RegisterWorkflows(r)
+	r.RegisterActivity(acts)
+}
+
+// WorkflowRegistry is the part of Registry that a replayer has.
+type WorkflowRegistry interface {
+	RegisterWorkflowWithOptions(w any, options workflow.RegisterOptions)
+}
+
+// RegisterWorkflows registers the workflows alone, as replaying needs them.
+func RegisterWorkflows(r WorkflowRegistry) {
+	r.RegisterWorkflowWithOptions(workflows.ReauthWorkflow, workflow.RegisterOptions{Name: reauth.WorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.RedeemWorkflow, workflow.RegisterOptions{Name: reauth.RedeemWorkflowType})
+}
+
+// Run works until ctx ends, and lets activities finish then.
+func Run(ctx context.Context, c Config) error {
+	if c.TaskQueue == "" {
+		c.TaskQueue = reauth.TaskQueue
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := worker.New(c.Temporal, c.TaskQueue, worker.Options{
+		WorkerStopTimeout: stopWithin,
+		OnFatalError:      func(err error) { cancel(fmt.Errorf("the worker stopped: %w", err)) },
+	})
+	Register(w, c.Activities)
+	if err := w.Start(); err != nil {
+		return fmt.Errorf("start the worker on task queue %s: %w", c.TaskQueue, err)
+	}
+	defer w.Stop()
+	if c.WebhookURL != "" {
+		courier, err := newCourier(c.Activities.DB, c.WebhookURL, c.WebhookSecret, c.Logger)
+		if err != nil {
+			return err
+		}
+		done := make(chan struct{})
+		go func() { defer close(done); courier.run(ctx) }()
+		defer func() { <-done }()
+		defer cancel(nil)
+	}
+	c.Logger.InfoContext(ctx, "The worker is at work", "task_queue", c.TaskQueue)
+	<-ctx.Done()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// RegisterSearchAttributes makes the search attributes of cases known to a
+// namespace. Those that are known already stay as they are.
+func RegisterSearchAttributes(ctx context.Context, c client.Client, namespace string) error {
+	keywords := map[string]enumspb.IndexedValueType{}
+	known, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		return fmt.Errorf("list Temporal's search attributes: %w", err)
+	}
+	for _, name := range []string{reauth.SearchAttributeConnectionID, reauth.SearchAttributeProvider, reauth.SearchAttributePhase} {
+		if _, ok := known.GetCustomAttributes()[name]; !ok {
+			keywords[name] = enumspb.INDEXED_VALUE_TYPE_KEYWORD
+		}
+	}
+	if len(keywords) == 0 {
+		return nil
+	}
+	_, err = c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{
+		Namespace: namespace, SearchAttributes: keywords,
+	})
+	var exists *serviceerror.AlreadyExists
+	if err != nil && !errors.As(err, &exists) {
+		return fmt.Errorf("add search attributes to Temporal: %w", err)
+	}
+	return nil
+}
