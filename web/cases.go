@@ -1,0 +1,150 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+// CaseView is a case as lists show it: the fields of the workflow's status
+// query, and what it began with.
+type CaseView struct {
+	CaseID           string     `json:"case_id"`
+	ConnectionID     string     `json:"connection_id"`
+	CustomerName     string     `json:"customer_name,omitempty"`
+	Provider         string     `json:"provider"`
+	Application      string     `json:"application"`
+	Source           string     `json:"source" doc:"Whose evidence opened it."`
+	FinchCode        string     `json:"finch_code,omitempty"`
+	Reason           string     `json:"reason,omitempty"`
+	Phase            string     `json:"phase" enum:"confirming,awaiting_customer,redeeming,verifying,blocked,closed"`
+	Outcome          string     `json:"outcome" doc:"How it ended: recovered, healed, false_alarm, expired, cancelled or failed. Empty while it is open."`
+	SessionID        string     `json:"session_id"`
+	SessionExpiresAt *time.Time `json:"session_expires_at"`
+	DeadlineAt       *time.Time `json:"deadline_at"`
+	NextNoticeAt     *time.Time `json:"next_notice_at"`
+	NoticesSent      int        `json:"notices_sent"`
+	LastClickAt      *time.Time `json:"last_click_at"`
+	Generation       int64      `json:"generation" doc:"The token generation that the case ended with."`
+	LastError        string     `json:"last_error"`
+	OpenedAt         time.Time  `json:"opened_at"`
+	ClosedAt         *time.Time `json:"closed_at"`
+	WorkflowID       string     `json:"workflow_id"`
+}
+
+// SessionView is the open Connect session of a case.
+type SessionView struct {
+	ID         string     `json:"id"`
+	ConnectURL string     `json:"connect_url" doc:"Where the customer goes, or what the embedded Connect opens."`
+	ExpiresAt  *time.Time `json:"expires_at"`
+}
+
+// EventView is one line of a case's timeline.
+type EventView struct {
+	At     time.Time `json:"at"`
+	Kind   string    `json:"kind"`
+	Detail string    `json:"detail,omitempty"`
+}
+
+// CaseDetail is the newest case of a connection, with all that is known of it.
+type CaseDetail struct {
+	CaseView
+	Session  *SessionView `json:"session,omitempty" doc:"Present while the case is open and has a session."`
+	Link     string       `json:"link,omitempty" doc:"The first contact's link, for keys with the scope operator. Whoever has it can act for the customer."`
+	Timeline []EventView  `json:"timeline" nullable:"false" doc:"What happened, oldest first."`
+}
+
+// CaseList is one page of cases.
+type CaseList struct {
+	Cases      []CaseView `json:"cases" nullable:"false"`
+	NextCursor string     `json:"next_cursor,omitempty" doc:"Gives the next page; absent on the last one."`
+}
+
+type listCasesInput struct {
+	Paging
+	Phase    string `query:"phase" enum:"confirming,awaiting_customer,redeeming,verifying,blocked,closed" doc:"Only cases in this phase."`
+	Outcome  string `query:"outcome" enum:"recovered,healed,false_alarm,expired,cancelled,failed" doc:"Only cases with this outcome."`
+	Provider string `query:"provider" enum:"finch" doc:"Only cases of this provider."`
+}
+
+func (s *server) caseRoutes(api huma.API) {
+	huma.Register(api, answers(operation("get-case", http.MethodGet, "/v1/connections/{connection_id}/reauth", tagCases, "Read a connection's newest case",
+		"Where it stands, its session, and its timeline: who was told, what happened, when.",
+		ScopeReports, ScopeOperator), http.StatusNotFound), s.getCase)
+	huma.Register(api, operation("list-cases", http.MethodGet, "/v1/cases", tagCases, "List cases", "Newest first.",
+		ScopeReports, ScopeOperator), s.listCases)
+}
+
+func viewOf(c db.Case) CaseView {
+	return CaseView{
+		CaseID: c.CaseID, ConnectionID: c.ConnectionID, CustomerName: c.CustomerName, Provider: string(c.Provider),
+		Application: c.Application, Source: string(c.Source), FinchCode: c.FinchCode, Reason: c.Reason,
+		Phase: string(c.Phase), Outcome: string(c.Outcome), SessionID: c.SessionID, SessionExpiresAt: c.SessionExpiresAt,
+		DeadlineAt: c.DeadlineAt, NextNoticeAt: c.NextNoticeAt, NoticesSent: c.NoticesSent, LastClickAt: c.LastClickAt,
+		Generation: c.Generation, LastError: c.LastError, OpenedAt: c.OpenedAt, ClosedAt: c.ClosedAt,
+		WorkflowID: reauth.WorkflowID(c.ConnectionID),
+	}
+}
+
+func (s *server) getCase(ctx context.Context, in *ConnectionPath) (*struct{ Body CaseDetail }, error) {
+	c, err := s.connection(ctx, in.ConnectionID)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := s.DB.NewestCase(ctx, in.ConnectionID)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return nil, problem(http.StatusNotFound, "The connection has had no case yet. POST /v1/connections/"+in.ConnectionID+"/reauth opens one.")
+	case err != nil:
+		return nil, s.databaseDown(ctx, "reading the newest case", err)
+	}
+	detail := CaseDetail{CaseView: viewOf(newest), Timeline: []EventView{}}
+	if newest.Outcome == "" && newest.SessionID != "" {
+		detail.Session = &SessionView{ID: newest.SessionID, ConnectURL: newest.ConnectURL, ExpiresAt: newest.SessionExpiresAt}
+	}
+	if hasScope(ctx, ScopeOperator) && c.Status != reauth.StatusRemoved {
+		if detail.Link, err = s.linkOf(ctx, c.ConnectionID); err != nil {
+			return nil, s.databaseDown(ctx, "reading a link", err)
+		}
+	}
+	events, err := s.DB.Timeline(ctx, newest.CaseID)
+	if err != nil {
+		return nil, s.databaseDown(ctx, "reading a timeline", err)
+	}
+	for _, e := range events {
+		detail.Timeline = append(detail.Timeline, EventView{At: e.At, Kind: e.Kind, Detail: e.Detail})
+	}
+	return &struct{ Body CaseDetail }{detail}, nil
+}
+
+// linkOf returns the link of a connection's first recipient; empty when the
+// connection has none.
+func (s *server) linkOf(ctx context.Context, connectionID string) (string, error) {
+	recipients, err := s.DB.Recipients(ctx, connectionID)
+	if err != nil || len(recipients) == 0 {
+		return "", err
+	}
+	return s.linkURL(ctx, connectionID, recipients[0].ContactID)
+}
+
+func (s *server) listCases(ctx context.Context, in *listCasesInput) (*struct{ Body CaseList }, error) {
+	filter := db.CaseFilter{Phase: reauth.Phase(in.Phase), Outcome: reauth.Outcome(in.Outcome), Provider: reauth.Provider(in.Provider)}
+	cases, next, err := s.DB.Cases(ctx, filter, in.Cursor, in.Limit)
+	switch {
+	case errors.Is(err, db.ErrBadCursor):
+		return nil, badCursor()
+	case err != nil:
+		return nil, s.databaseDown(ctx, "listing cases", err)
+	}
+	list := CaseList{Cases: make([]CaseView, 0, len(cases)), NextCursor: next}
+	for _, c := range cases {
+		list.Cases = append(list.Cases, viewOf(c))
+	}
+	return &struct{ Body CaseList }{list}, nil
+}

@@ -1,0 +1,169 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
+	"github.com/finch-reauth/reauth/starter"
+)
+
+// ErrUnknownApplication is what Config.Introspect returns for an application
+// whose client credentials are not configured.
+var ErrUnknownApplication = errors.New("unknown application")
+
+// Starter is the way to Temporal; *starter.Starter is one.
+type Starter interface {
+	Report(ctx context.Context, in reauth.Input) (starter.Reported, error)
+	SubmitCode(ctx context.Context, connectionID string, m reauth.CodeReceived) (runID string, err error)
+	Redeem(ctx context.Context, in reauth.RedeemInput) (started bool, err error)
+	Restored(ctx context.Context, connectionID string) error
+	Cancel(ctx context.Context, connectionID string, m reauth.Cancel) error
+	Snooze(ctx context.Context, connectionID string, m reauth.Snooze) error
+	RemindNow(ctx context.Context, connectionID string) error
+}
+
+// Config is what the service needs. Fields are required unless they say
+// otherwise.
+type Config struct {
+	DB      *db.DB
+	Keys    *secrets.Keys
+	Starter Starter
+	// Introspect asks the provider what a token is worth.
+	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
+	// TemporalHealth tells whether Temporal can be reached.
+	TemporalHealth func(ctx context.Context) error
+
+	// PublicURL is how browsers reach this service, as
+	// "https://reauth.example.com", without a path.
+	PublicURL string
+	// ConnectHosts are the hosts that a customer may be sent to: exactly, with
+	// their port where it is not the scheme's own. Without any,
+	// connect.tryfinch.com.
+	ConnectHosts []string
+	// ProductName is the company's product as its customers know it.
+	ProductName string
+	// SupportEmail is shown to customers who need a person. Optional.
+	SupportEmail string
+
+	// FinchWebhookSecrets verify Finch's webhooks: more than one while a
+	// secret is rotated. Without any the endpoint answers 404.
+	FinchWebhookSecrets []string
+	// BootstrapAPIKey is stored, hashed, as a key with every scope. Optional.
+	BootstrapAPIKey string
+
+	// CodecOrigins are the origins of Temporal's web UI, whose browsers may
+	// call the payload codec. Optional.
+	CodecOrigins []string
+	// CodecOpen and MetricsOpen let /codec and /metrics be used without an API
+	// key. They are for services that only their own machine can reach.
+	CodecOpen, MetricsOpen bool
+	// TemporalUIURL is where operators find a case's workflow. Optional.
+	TemporalUIURL string
+
+	// TrustedProxies are the networks whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	// Registry collects the metrics; by default a new one.
+	Registry *prometheus.Registry
+	// Logger and Now default to slog's default and the clock.
+	Logger *slog.Logger
+	Now    func() time.Time
+	// Version is shown in the API's description. Optional.
+	Version string
+}
+
+// check fills defaults in and says which field is wrong, if any.
+func (c *Config) check() error {
+	switch {
+	case c.DB == nil:
+		return errors.New("web: DB is missing")
+	case c.Keys == nil:
+		return errors.New("web: Keys are missing")
+	case c.Starter == nil:
+		return errors.New("web: Starter is missing")
+	case c.Introspect == nil:
+		return errors.New("web: Introspect is missing")
+	case c.TemporalHealth == nil:
+		return errors.New("web: TemporalHealth is missing")
+	}
+	u, err := url.Parse(c.PublicURL)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+		return errors.New(`web: PublicURL must be an absolute http or https URL without a path, as "https://reauth.example.com"`)
+	}
+	c.PublicURL = u.Scheme + "://" + u.Host
+	if len(c.ConnectHosts) == 0 {
+		c.ConnectHosts = []string{"connect.tryfinch.com"}
+	}
+	for _, host := range c.ConnectHosts {
+		if u, err := url.Parse("https://" + host); err != nil || u.Host != host || host == "" {
+			return fmt.Errorf(`web: ConnectHosts holds %q, but needs host names, as "connect.tryfinch.com" or "127.0.0.1:8080"`, host)
+		}
+	}
+	for _, origin := range c.CodecOrigins {
+		if err := secrets.CheckOrigin(origin); err != nil {
+			return fmt.Errorf("web: CodecOrigins holds %q, but %w", origin, err)
+		}
+	}
+	if c.ProductName == "" {
+		c.ProductName = "Reauth"
+	}
+	if c.Registry == nil {
+		c.Registry = prometheus.NewRegistry()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Version == "" {
+		c.Version = "dev"
+	}
+	return nil
+}
+
+// secure tells whether browsers reach this service over TLS.
+func (c *Config) secure() bool { return strings.HasPrefix(c.PublicURL, "https://") }
+
+// callbackURL is the redirect URI with which sessions are opened.
+func (c *Config) callbackURL() string { return c.PublicURL + "/callback" }
+
+// connectURLAllowed tells whether a customer's browser may be sent there: a
+// session URL comes from a provider over the network and from a database, and
+// this service must not be talked into redirecting anywhere else.
+func (c *Config) connectURLAllowed(u *url.URL) bool {
+	if u.User != nil || (u.Scheme != "https" && (u.Scheme != "http" || c.secure())) {
+		return false
+	}
+	for _, host := range c.ConnectHosts {
+		if strings.EqualFold(u.Host, host) {
+			return true
+		}
+	}
+	return false
+}
+
+// ensureBootstrapKey stores the first API key, hashed.
+func (c *Config) ensureBootstrapKey(ctx context.Context) error {
+	if c.BootstrapAPIKey == "" {
+		return nil
+	}
+	if err := c.DB.EnsureAPIKey(ctx, "bootstrap", hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
+		return fmt.Errorf("storing the bootstrap API key: %w", err)
+	}
+	return nil
+}
+
+var _ http.Handler = (*server)(nil)

@@ -1,0 +1,83 @@
+package web
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/attribute"
+	exporter "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
+	sdk "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+// metrics counts what happens at the doors. No label holds anything that a
+// client can make up.
+type metrics struct {
+	registry *prometheus.Registry
+	requests metric.Float64Histogram
+	reports  metric.Int64Counter
+	clicks   metric.Int64Counter
+	returns  metric.Int64Counter
+	holds    metric.Int64Counter
+	webhooks metric.Int64Counter
+}
+
+func newMetrics(registry *prometheus.Registry) (*metrics, error) {
+	exp, err := exporter.New(exporter.WithRegisterer(registry), exporter.WithoutScopeInfo(), exporter.WithoutTargetInfo())
+	if err != nil {
+		return nil, fmt.Errorf("exporting metrics: %w", err)
+	}
+	meter := sdk.NewMeterProvider(sdk.WithReader(exp)).Meter("github.com/finch-reauth/reauth/web")
+	m := &metrics{registry: registry}
+	if m.requests, err = meter.Float64Histogram("http.server.request.duration", metric.WithUnit("s"),
+		metric.WithDescription("How long HTTP requests took, by route and status."),
+		metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)); err != nil {
+		return nil, fmt.Errorf("making a histogram: %w", err)
+	}
+	for _, c := range []struct {
+		counter     *metric.Int64Counter
+		name, about string
+	}{
+		{&m.reports, "reauth.reports", "Reports that reached a case, by source and whether they opened it."},
+		{&m.clicks, "reauth.clicks", "Customers who were sent to Connect."},
+		{&m.returns, "reauth.returns", "Visits to the callback, by what became of them."},
+		{&m.holds, "reauth.codes.held", "Codes that had to wait for Temporal."},
+		{&m.webhooks, "reauth.webhooks", "Provider events, by what they did."},
+	} {
+		if *c.counter, err = meter.Int64Counter(c.name, metric.WithDescription(c.about)); err != nil {
+			return nil, fmt.Errorf("making the counter %s: %w", c.name, err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+func (m *metrics) request(ctx context.Context, method, route string, status int, took time.Duration) {
+	m.requests.Record(ctx, took.Seconds(), metric.WithAttributes(
+		attribute.String("http.request.method", method), attribute.String("http.route", route), attribute.Int("http.response.status_code", status)))
+}
+
+func (m *metrics) reported(ctx context.Context, source reauth.Source, created bool) {
+	m.reports.Add(ctx, 1, metric.WithAttributes(attribute.String("source", string(source)), attribute.Bool("created", created)))
+}
+
+func (m *metrics) clicked(ctx context.Context) { m.clicks.Add(ctx, 1) }
+
+func (m *metrics) returned(ctx context.Context, result string) {
+	m.returns.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
+}
+
+func (m *metrics) held(ctx context.Context) { m.holds.Add(ctx, 1) }
+
+func (m *metrics) webhook(ctx context.Context, provider, result string) {
+	m.webhooks.Add(ctx, 1, metric.WithAttributes(attribute.String("provider", provider), attribute.String("result", result)))
+}

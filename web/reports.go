@@ -1,0 +1,143 @@
+package web
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/starter"
+)
+
+// ReportBody is evidence that a connection is stale.
+type ReportBody struct {
+	ConnectionID     string   `json:"connection_id,omitempty" doc:"The same as in the path, if given."`
+	Provider         string   `json:"provider,omitempty" enum:"finch" doc:"The connection's provider, if given."`
+	Source           string   `json:"source" enum:"api_error,webhook,sweep,manual,consent_expiry,link" doc:"Whose evidence it is. Reports of machines (api_error, webhook, sweep) are suppressed for a while after a case expired, was cancelled or failed; manual and link are a person's, and end that."`
+	FinchCode        string   `json:"finch_code,omitempty" maxLength:"100" doc:"The provider's error code." example:"reauthenticate_user"`
+	Reason           string   `json:"reason,omitempty" maxLength:"1000" doc:"What happened, in words for operators."`
+	TokenFingerprint string   `json:"token_fingerprint,omitempty" pattern:"^[0-9a-f]{32}$" patternDescription:"the first 16 bytes of the token's SHA-256 in lower-case hex (32 characters)" doc:"Which token failed. If a newer one is stored by now, no case opens."`
+	MinutesToExpire  int      `json:"minutes_to_expire,omitempty" minimum:"1" maximum:"129600" doc:"How long a Connect session lives."`
+	Renewals         *int     `json:"renewals,omitempty" minimum:"0" maximum:"24" doc:"How many further sessions the case may open."`
+	RedirectURI      string   `json:"redirect_uri,omitempty" maxLength:"2048" doc:"Where Connect returns to. By default our own /callback."`
+	Products         []string `json:"products,omitempty" nullable:"false" maxItems:"50" doc:"The products that the session asks for."`
+	Reminders        []string `json:"reminders,omitempty" nullable:"false" maxItems:"50" doc:"When notices go out: after the opening (\"48h\", \"9d\") or before the deadline (\"-24h\")."`
+}
+
+// ReportResult says what became of a report: a case (case_id), nothing because
+// a newer token is stored (token_superseded), or nothing for now (suppressed).
+type ReportResult struct {
+	CaseID          string     `json:"case_id,omitempty" doc:"The case that the report opened or joined."`
+	WorkflowID      string     `json:"workflow_id,omitempty" doc:"The case's workflow at Temporal."`
+	Created         *bool      `json:"created,omitempty" doc:"Whether the report opened the case."`
+	Phase           string     `json:"phase,omitempty" doc:"What the case is doing."`
+	TokenSuperseded bool       `json:"token_superseded,omitempty" doc:"The token that failed has been replaced: use the current one."`
+	Generation      int64      `json:"generation,omitempty" doc:"The generation of the current token."`
+	Suppressed      bool       `json:"suppressed,omitempty" doc:"No case opens for reports of machines until then."`
+	Reason          string     `json:"reason,omitempty" doc:"Why reports are suppressed."`
+	Until           *time.Time `json:"until,omitempty"`
+}
+
+type reportInput struct {
+	ConnectionPath
+	Body ReportBody
+}
+
+type reportOutput struct {
+	Status int
+	Body   ReportResult
+}
+
+func (s *server) reportRoutes(api huma.API) {
+	op := answers(operation("report", http.MethodPost, "/v1/connections/{connection_id}/reauth", tagCases, "Report a stale connection",
+		"Opens a case, or joins the one that is open: any number of reports make one case. Answers 202 with the case; 200 with `token_superseded` when the token that failed has been replaced since; 200 with `suppressed` when a case was closed lately and only a person may open another.",
+		ScopeReports), http.StatusNotFound, http.StatusUnprocessableEntity)
+	op.DefaultStatus = http.StatusAccepted
+	huma.Register(api, also(op, http.StatusOK, "No case was opened: the token was superseded, or reports are suppressed."), s.report)
+}
+
+func (b ReportBody) input(id string) reauth.Input {
+	return reauth.Input{
+		ConnectionID: id, Provider: reauth.Provider(b.Provider), Source: reauth.Source(b.Source), FinchCode: b.FinchCode, Reason: b.Reason,
+		TokenFingerprint: b.TokenFingerprint, MinutesToExpire: b.MinutesToExpire, Renewals: b.Renewals,
+		RedirectURI: b.RedirectURI, Products: b.Products, Reminders: b.Reminders,
+	}
+}
+
+func (s *server) report(ctx context.Context, in *reportInput) (*reportOutput, error) {
+	if in.Body.ConnectionID != "" && in.Body.ConnectionID != in.ConnectionID {
+		return nil, fieldProblem("body.connection_id", "must be the connection_id of the path, or absent")
+	}
+	input := in.Body.input(in.ConnectionID)
+	if err := input.Check(); err != nil {
+		return nil, problem(http.StatusUnprocessableEntity, err.Error())
+	}
+	c, err := s.usableConnection(ctx, in.ConnectionID)
+	if err != nil {
+		return nil, err
+	}
+	if reauth.Provider(cmp.Or(in.Body.Provider, string(c.Provider))) != c.Provider {
+		return nil, fieldProblem("body.provider", "must be the connection's own provider, "+string(c.Provider)+", or absent")
+	}
+	result, err := s.open(ctx, c, input)
+	if err != nil {
+		return nil, err
+	}
+	out := &reportOutput{Status: http.StatusOK, Body: result}
+	if result.CaseID != "" {
+		out.Status = http.StatusAccepted
+	}
+	return out, nil
+}
+
+// open reports a connection that is registered. The error is a problem.
+func (s *server) open(ctx context.Context, c reauth.Connection, in reauth.Input) (ReportResult, error) {
+	in.Provider = c.Provider
+	if in.TokenFingerprint != "" {
+		_, current, err := s.DB.TokenByFingerprint(ctx, c.ConnectionID, in.TokenFingerprint)
+		switch {
+		case err == nil && !current:
+			return ReportResult{TokenSuperseded: true, Generation: c.Generation}, nil
+		case err != nil && !errors.Is(err, db.ErrNotFound):
+			return ReportResult{}, s.databaseDown(ctx, "looking a token up", err)
+		}
+	}
+	if in.Source.Machine() {
+		until, reason, suppressed, err := s.DB.Suppressed(ctx, c.ConnectionID, in.Source, s.Now())
+		if err != nil {
+			return ReportResult{}, s.databaseDown(ctx, "looking a suppression up", err)
+		}
+		if _, err := s.DB.OpenCaseOf(ctx, c.ConnectionID); suppressed && err != nil { // an open case is joined
+			until = until.UTC()
+			return ReportResult{Suppressed: true, Reason: reason, Until: &until}, nil
+		}
+	} else if in.Source == reauth.SourceManual || in.Source == reauth.SourceLink {
+		if err := s.DB.LiftSuppression(ctx, c.ConnectionID); err != nil {
+			return ReportResult{}, s.databaseDown(ctx, "lifting a suppression", err)
+		}
+	}
+	var reported starter.Reported
+	if err := s.temporal(ctx, func(ctx context.Context) (err error) {
+		reported, err = s.Starter.Report(ctx, in)
+		return err
+	}); err != nil {
+		return ReportResult{}, s.temporalDown(ctx, "reporting a connection", err)
+	}
+	s.metrics.reported(ctx, in.Source, reported.Created)
+	return ReportResult{CaseID: reported.CaseID, WorkflowID: reported.WorkflowID, Created: &reported.Created, Phase: s.phase(ctx, reported.CaseID)}, nil
+}
+
+// phase is what a case is doing. A case that was opened this moment has not
+// told the database yet.
+func (s *server) phase(ctx context.Context, caseID string) string {
+	c, err := s.DB.CaseByID(ctx, caseID)
+	if err != nil {
+		return string(reauth.PhaseConfirming)
+	}
+	return string(c.Phase)
+}

@@ -1,0 +1,315 @@
+package web
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	commonpb "go.temporal.io/api/common/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/reauth"
+)
+
+func TestConfig(t *testing.T) {
+	f := newFixture(t)
+	tests := []struct {
+		name   string
+		change func(*Config)
+		want   string
+	}{
+		{"DB", func(c *Config) { c.DB = nil }, "DB is missing"},
+		{"Keys", func(c *Config) { c.Keys = nil }, "Keys are missing"},
+		{"Starter", func(c *Config) { c.Starter = nil }, "Starter is missing"},
+		{"Introspect", func(c *Config) { c.Introspect = nil }, "Introspect is missing"},
+		{"TemporalHealth", func(c *Config) { c.TemporalHealth = nil }, "TemporalHealth is missing"},
+		{"no PublicURL", func(c *Config) { c.PublicURL = "" }, `PublicURL must be an absolute http or https URL without a path, as "https://reauth.example.com"`},
+		{"PublicURL without a scheme", func(c *Config) { c.PublicURL = "reauth.example.com" }, "PublicURL"},
+		{"PublicURL with a path", func(c *Config) { c.PublicURL = "https://a.example/reauth" }, "PublicURL"},
+		{"PublicURL with a query", func(c *Config) { c.PublicURL = "https://a.example?x" }, "PublicURL"},
+		{"PublicURL with a user", func(c *Config) { c.PublicURL = "https://u:p@a.example" }, "PublicURL"},
+		{"ConnectHosts with a scheme", func(c *Config) { c.ConnectHosts = []string{"https://a.example"} }, `ConnectHosts holds "https://a.example"`},
+		{"an empty connect host", func(c *Config) { c.ConnectHosts = []string{""} }, "ConnectHosts"},
+		{"ConnectHosts with a policy in it", func(c *Config) { c.ConnectHosts = []string{"a.example; script-src *"} }, "ConnectHosts"},
+		{"CodecOrigins with a slash", func(c *Config) { c.CodecOrigins = []string{"http://localhost:8233/"} }, "CodecOrigins"},
+		{"every origin", func(c *Config) { c.CodecOrigins = []string{"*"} }, "CodecOrigins"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c := f.config
+			test.change(&c)
+			_, err := New(c)
+			require.ErrorContains(t, err, test.want)
+		})
+	}
+	c := f.config
+	c.PublicURL, c.ConnectHosts, c.ProductName = "https://a.example/", nil, ""
+	require.NoError(t, c.check())
+	require.Equal(t, "https://a.example", c.PublicURL)
+	require.Equal(t, []string{"connect.tryfinch.com"}, c.ConnectHosts)
+	require.NotEmpty(t, c.ProductName)
+
+	f.dbDown()
+	_, err := New(f.config)
+	require.ErrorContains(t, err, "storing the bootstrap API key")
+}
+
+func TestHealth(t *testing.T) {
+	f := newFixture(t)
+	f.api(200, "GET", "/healthz", nil, nil, noKey)
+	var h Health
+	f.api(200, "GET", "/readyz", nil, &h, noKey)
+	require.Equal(t, Health{Status: "ok", Parts: map[string]string{"database": "ok", "temporal": "ok"}}, h)
+	f.health = errDown
+	f.api(503, "GET", "/readyz", nil, &h, noKey)
+	require.Equal(t, Health{Status: "unavailable", Parts: map[string]string{"database": "ok", "temporal": "down"}}, h)
+	f.dbDown()
+	f.api(503, "GET", "/readyz", nil, &h, noKey)
+	require.Equal(t, "down", h.Parts["database"])
+	f.api(200, "GET", "/healthz", nil, nil, noKey)
+}
+
+func TestMetrics(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.MetricsOpen = true })
+	f.press(f.ready(connID))
+	f.api(202, "POST", reportURL, map[string]any{"source": "sweep"}, nil)
+	f.event("msg_1", `{"event_type":"test"}`)
+	f.visit("GET", "/callback?code=a&code=b")
+	f.do("BREW", "/r/Hush", nil)
+	f.do("GET", "/wp-admin/Hush.php", nil)
+	text := f.api(200, "GET", "/metrics", nil, nil, noKey).Body.String()
+	for _, line := range []string{
+		`reauth_clicks_total 1`,
+		`reauth_reports_total{created="false",source="sweep"} 1`,
+		`reauth_returns_total{result="malformed"} 1`,
+		`reauth_webhooks_total{provider="finch",result="ignored"} 1`,
+		`http_server_request_duration_seconds_count{http_request_method="POST",http_response_status_code="303",http_route="/r/{link}"} 1`,
+		`http_server_request_duration_seconds_count{http_request_method="other",http_response_status_code="405",http_route="unknown"} 1`,
+		`http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="404",http_route="unknown"} 1`,
+	} {
+		require.Contains(t, text, line)
+	}
+	f.checkHidden("metrics", text)
+	require.NotContains(t, text, connID)
+}
+
+func TestAccessLog(t *testing.T) {
+	f := newFixture(t)
+	link := f.ready(connID)
+	f.visit("GET", link+"?x=Hush")
+	w := f.do("GET", "/v1/connections/"+connID, nil, header("X-Request-Id", "req-7"))
+	require.Equal(t, "req-7", w.Header().Get("X-Request-Id"))
+	w = f.do("GET", "/callback?code=code-Hush&state=Hush", nil, header("X-Request-Id", "bad id\nHush"))
+	require.NotEqual(t, "bad id\nHush", w.Header().Get("X-Request-Id"))
+	require.NotEmpty(t, w.Header().Get("X-Request-Id"))
+
+	var lines []map[string]any
+	for line := range strings.Lines(f.log.String()) {
+		var entry map[string]any
+		require.NoError(t, json.Unmarshal([]byte(line), &entry))
+		if entry["msg"] == "http request" {
+			lines = append(lines, entry)
+		}
+	}
+	require.Len(t, lines, 3)
+	require.Equal(t, "/r/{link}", lines[0]["route"])
+	require.Equal(t, "GET", lines[0]["method"])
+	require.EqualValues(t, 200, lines[0]["status"])
+	require.Contains(t, lines[0], "duration_ms")
+	require.Equal(t, "/v1/connections/{connection_id}", lines[1]["route"])
+	require.Equal(t, "req-7", lines[1]["request_id"])
+	require.Equal(t, "bootstrap", lines[1]["api_key"])
+	require.Equal(t, "/callback", lines[2]["route"])
+	require.NotContains(t, f.log.String(), link)
+}
+
+func TestPanics(t *testing.T) {
+	f := newFixture(t)
+	f.introspect = func(_, token string) (finch.Introspection, error) { panic("boom " + token) }
+	p := f.problem(http.StatusInternalServerError, "PUT", connectionURL, map[string]any{"access_token": "token-Hush"})
+	require.NotContains(t, p.Detail, "boom")
+	require.Contains(t, f.log.String(), "a handler panicked")
+	require.Contains(t, f.log.String(), "TestPanics", "the log says where")
+	require.NotContains(t, f.log.String(), "boom")
+	require.Equal(t, http.StatusOK, f.do("GET", "/healthz", nil).Code, "the service goes on")
+
+	f.introspect = func(string, string) (finch.Introspection, error) { panic(http.ErrAbortHandler) }
+	require.PanicsWithValue(t, http.ErrAbortHandler, func() { f.do("PUT", connectionURL, map[string]any{"access_token": "token-Hush"}) })
+}
+
+func TestNothingThere(t *testing.T) {
+	f := newFixture(t)
+	require.Contains(t, f.problem(404, "GET", "/v1/nothing", nil).Detail, "/docs")
+	require.Contains(t, f.problem(404, "GET", "/v2/Hush", nil).Detail, "/docs")
+	w := f.do("PATCH", connectionURL, nil)
+	require.Equal(t, 405, w.Code)
+	require.Equal(t, "DELETE, GET, HEAD, PUT", w.Header().Get("Allow"))
+	require.Contains(t, w.Body.String(), "This address takes DELETE, GET, HEAD, PUT.")
+	require.Equal(t, "This link does not work", title(f.visit("GET", "/r/")))
+	require.Equal(t, "This link does not work", title(f.visit("GET", "/done/a/b")))
+	w = f.visit("POST", "/callback")
+	require.Equal(t, 405, w.Code)
+	require.Equal(t, "That did not work", title(w))
+	for _, path := range []string{"/r", "//r/x", "/r/../v1/cases", "/%2e%2e/x"} {
+		w := f.do("GET", path, nil, noKey)
+		require.Less(t, w.Code, 500, path)
+		require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+	}
+}
+
+func TestAssets(t *testing.T) {
+	f := newFixture(t)
+	page := f.visit("GET", f.ready(connID)).Body.String()
+	style := regexp.MustCompile(`href="(/assets/style\.css\?v=[0-9a-f]+)"`).FindStringSubmatch(page)
+	require.NotNil(t, style)
+	w := f.do("GET", style[1], nil, noKey)
+	require.Equal(t, 200, w.Code)
+	require.Equal(t, "text/css; charset=utf-8", w.Header().Get("Content-Type"))
+	require.Contains(t, w.Header().Get("Cache-Control"), "immutable")
+	require.NotContains(t, w.Body.String(), "url(")
+	require.NotContains(t, w.Body.String(), "@import")
+	require.NotContains(t, f.do("GET", "/assets/style.css?v=old", nil).Header().Get("Cache-Control"), "immutable")
+	require.Equal(t, "image/svg+xml", f.do("GET", "/assets/icon.svg", nil).Header().Get("Content-Type"))
+	for _, path := range []string{"/assets/page.html", "/assets/..%2ftemplates%2fpage.html", "/assets/"} {
+		require.Equal(t, 404, f.do("GET", path, nil).Code, path)
+	}
+}
+
+func TestOpenAPI(t *testing.T) {
+	f := newFixture(t)
+	w := f.do("GET", "/openapi.json", nil, noKey)
+	require.Equal(t, 200, w.Code)
+	var api struct {
+		OpenAPI string
+		Paths   map[string]map[string]struct {
+			OperationID string
+			Security    []map[string][]string
+			Responses   map[string]any
+		}
+		Components struct{ Schemas map[string]any }
+	}
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &api))
+	require.Equal(t, "3.1.0", api.OpenAPI)
+	want := map[string][]string{
+		"/v1/connections":                                {"get", "post"},
+		"/v1/connections/{connection_id}":                {"delete", "get", "put"},
+		"/v1/connections/{connection_id}/reauth":         {"get", "post"},
+		"/v1/connections/{connection_id}/reauth/code":    {"post"},
+		"/v1/connections/{connection_id}/reauth/cancel":  {"post"},
+		"/v1/connections/{connection_id}/reauth/snooze":  {"post"},
+		"/v1/connections/{connection_id}/reauth/remind":  {"post"},
+		"/v1/connections/{connection_id}/reauth/session": {"post"},
+		"/v1/connections/{connection_id}/token":          {"get"},
+		"/v1/cases":                                      {"get"},
+	}
+	require.Len(t, api.Paths, len(want))
+	for path, methods := range want {
+		for _, method := range methods {
+			op, ok := api.Paths[path][method]
+			require.True(t, ok, "%s %s", method, path)
+			require.Len(t, op.Security, 1)
+			require.NotEmpty(t, op.Security[0]["key"])
+			require.Contains(t, op.Responses, "401")
+		}
+	}
+	require.NotContains(t, w.Body.String(), "$schema")
+	require.Contains(t, w.Body.String(), `"writeOnly":true`)
+
+	// The pattern of connection IDs is the contract's own.
+	pattern := regexp.MustCompile(regexp.MustCompile(`"pattern":"(\^\[A-Za-z0-9\][^"]*)"`).FindStringSubmatch(w.Body.String())[1])
+	for _, id := range []string{"a", "a.b_c:d-e", strings.Repeat("a", 128), strings.Repeat("a", 129), "", "-a", "a/b", "ä"} {
+		require.Equal(t, reauth.CheckConnectionID(id) == nil, pattern.MatchString(id), id)
+	}
+}
+
+func TestDocs(t *testing.T) {
+	f := newFixture(t)
+	w := f.visit("GET", "/docs")
+	page := w.Body.String()
+	for _, text := range []string{"/v1/connections/{connection_id}/reauth/snooze", "Register or update a connection", "access_token", "curl -X PUT", "tokens:read", "ada@acme.example"} {
+		require.Contains(t, page, text)
+	}
+	require.NotContains(t, page, "cdn")
+	require.NotContains(t, page, "unpkg")
+
+	// The examples of bodies are taken by the API.
+	f.temporal.noCase = true
+	s := &server{Config: f.config, mux: http.NewServeMux()}
+	api := s.newAPI()
+	s.connectionRoutes(api)
+	s.reportRoutes(api)
+	s.steeringRoutes(api)
+	s.embeddedRoutes(api)
+	f.register("6f1f7cd5-1d52-4a1c-b3ea-7a4a0cf0c5f1")
+	for path, item := range api.OpenAPI().Paths {
+		if item.Put != nil {
+			body := exampleOf(api.OpenAPI(), item.Put.RequestBody.Content["application/json"].Schema)
+			w := f.do("PUT", strings.ReplaceAll(path, "{connection_id}", connID), body)
+			require.Equal(t, 200, w.Code, w.Body.String())
+		}
+	}
+	report := exampleOf(api.OpenAPI(), api.OpenAPI().Paths["/v1/connections/{connection_id}/reauth"].Post.RequestBody.Content["application/json"].Schema)
+	f.api(202, "POST", reportURL, report, nil)
+}
+
+func TestHome(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.TemporalUIURL = "/temporal" })
+	page := f.visit("GET", "/").Body.String()
+	require.Contains(t, page, `href="/docs"`)
+	require.Contains(t, page, `href="/temporal"`)
+}
+
+func TestClientAddress(t *testing.T) {
+	s := &server{Config: Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}}}
+	tests := []struct{ remote, forwarded, want string }{
+		{"203.0.113.9:1", "", "203.0.113.9"},
+		{"203.0.113.9:1", "1.2.3.4", "203.0.113.9"}, // anybody can write the header
+		{"10.0.0.1:1", "1.2.3.4", "1.2.3.4"},
+		{"10.0.0.1:1", "6.6.6.6, 1.2.3.4", "1.2.3.4"},
+		{"10.0.0.1:1", "6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"},
+		{"10.0.0.1:1", "10.0.0.3", "10.0.0.3"},
+		{"10.0.0.1:1", "junk", "10.0.0.1"},
+		{"10.0.0.1:1", "", "10.0.0.1"},
+		{"[::ffff:203.0.113.9]:1", "", "203.0.113.9"},
+		{"[2001:db8:1:2:3:4:5:6]:1", "", "2001:db8:1:2::/64"},
+		{"[fd00::1]:1", "2001:db8:1:2::9", "2001:db8:1:2::/64"},
+		{"@", "", "@"},
+	}
+	for _, test := range tests {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = test.remote
+		if test.forwarded != "" {
+			r.Header.Set("X-Forwarded-For", test.forwarded)
+		}
+		require.Equal(t, test.want, s.clientAddress(r), "%s %s", test.remote, test.forwarded)
+	}
+}
+
+func TestCodec(t *testing.T) {
+	const origin = "http://localhost:8233"
+	f := newFixture(t, func(c *Config) { c.CodecOrigins = []string{origin} })
+	payloads, err := f.keys.Codec().Encode([]*commonpb.Payload{{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"plain"`)}})
+	require.NoError(t, err)
+	body, err := protojson.Marshal(&commonpb.Payloads{Payloads: payloads})
+	require.NoError(t, err)
+	w := f.do("POST", "/codec/decode", string(body), header("Origin", origin))
+	require.Equal(t, 200, w.Code, w.Body.String())
+	require.Contains(t, w.Body.String(), "InBsYWluIg==")
+	require.Equal(t, origin, w.Header().Get("Access-Control-Allow-Origin"))
+	require.Equal(t, 200, f.do("POST", "/codec/encode", string(body)).Code)
+
+	require.Equal(t, http.StatusUnauthorized, f.do("POST", "/codec/decode", string(body), noKey).Code)
+	require.Equal(t, http.StatusForbidden, f.do("POST", "/codec/decode", string(body), header("Origin", "https://evil.example")).Code)
+	require.NoError(t, f.db.EnsureAPIKey(t.Context(), "r", hashAPIKey("key-Hush-r"), []string{ScopeReports, ScopeTokens}))
+	require.Equal(t, http.StatusUnauthorized, f.do("POST", "/codec/decode", string(body), header("Authorization", "Bearer key-Hush-r")).Code)
+	require.Equal(t, http.StatusNoContent, f.do("OPTIONS", "/codec/decode", nil, noKey, header("Origin", origin)).Code)
+
+	open := f.again(t, func(c *Config) { c.CodecOpen = true })
+	require.Equal(t, 200, open.do("POST", "/codec/encode", string(body), noKey).Code)
+}
