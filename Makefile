@@ -1,0 +1,62 @@
+# `make` prints what there is to make.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
+FUZZTIME ?= 20s
+# Arguments for the program, as in: make dev ARGS='--ports auto'
+ARGS ?=
+
+.PHONY: help
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+.PHONY: build
+build: ## build bin/reauth
+	@[ -x bin/reauth ] || echo 'building bin/reauth (the first build takes a minute or two) ...'
+	go build -trimpath -o bin/reauth ./cmd/reauth
+
+.PHONY: demo
+demo: build ## bring one stale connection back on real parts, show each step, clean up
+	./bin/reauth demo $(ARGS)
+
+.PHONY: dev
+dev: build ## run everything on this machine and stay; Ctrl-C stops it
+	./bin/reauth dev $(ARGS)
+
+.PHONY: test
+test: temporal ## run every test, with the race detector
+	go test -race -timeout 20m $(ARGS) ./...
+
+.PHONY: temporal
+temporal: # build the Temporal server for tests, unless there is one
+	@command -v temporal >/dev/null || { \
+		echo 'looking for the Temporal server (building it the first time takes some minutes) ...'; \
+		go tool -modfile=tools.mod -n temporal >/dev/null; }
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, workflowcheck
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+		[ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go run $(WORKFLOWCHECK) ./...
+
+.PHONY: histories
+histories: temporal ## record testdata/histories anew, from the workflows as they are now
+	go test -count=1 -timeout 20m ./e2e -run '^TestRecordHistories$$' -record
+
+.PHONY: screenshots
+screenshots: build ## take the pictures in docs/ anew, with Chromium
+	go run ./dev/screenshots -program bin/reauth docs
+
+.PHONY: fuzz
+fuzz: ## run each fuzz test for FUZZTIME (20s)
+	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
+		for name in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' "$$file" | cut -d' ' -f2); do \
+			echo "$$name in $$(dirname "$$file")"; \
+			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+		done; done

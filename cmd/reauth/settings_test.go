@@ -1,0 +1,311 @@
+package main
+
+import (
+	"bytes"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/finch-reauth/reauth/secrets"
+)
+
+// complete returns settings with which every command would start, but for the
+// servers that they name.
+func complete(t *testing.T) map[string]string {
+	t.Helper()
+	keyset, err := secrets.Generate()
+	require.NoError(t, err)
+	return map[string]string{
+		"DATABASE_URL":             "postgres://reauth:hunter2@127.0.0.1:1/reauth?sslmode=disable",
+		"REAUTH_KEYSET":            keyset,
+		"REAUTH_PUBLIC_URL":        "https://reauth.example.com",
+		"REAUTH_PRODUCT_NAME":      "Acme Insights",
+		"REAUTH_SUPPORT_EMAIL":     "support@example.com",
+		"REAUTH_TASK_QUEUE":        "reauth",
+		"FINCH_BASE_URL":           "https://api.tryfinch.com",
+		"FINCH_CLIENT_ID":          "6d28c315-5eaa-4071-8ea5-f030eb45edbc",
+		"FINCH_CLIENT_SECRET":      "finch-secret-production-0123",
+		"FINCH_WEBHOOK_SECRET":     "5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH 4WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH",
+		"REAUTH_HTTP_ADDR":         ":8080",
+		"REAUTH_BOOTSTRAP_API_KEY": "reauth_0123456789abcdef",
+		"REAUTH_CODEC_ORIGINS":     "https://temporal.example.com, http://localhost:8233",
+		"REAUTH_CONNECT_HOSTS":     "connect.tryfinch.com,127.0.0.1:8090",
+		"REAUTH_TEMPORAL_UI_URL":   "https://temporal.example.com/ui",
+		"REAUTH_TRUSTED_PROXIES":   "10.0.0.0/8,fd00::/8",
+		"REAUTH_CODEC_OPEN":        "false",
+		"REAUTH_METRICS_OPEN":      "1",
+		"SMTP_URL":                 "smtp://user:hunter2@smtp.example.com:587",
+		"REAUTH_MAIL_FROM":         "Acme Insights <connections@example.com>",
+		"REAUTH_OPERATOR_EMAIL":    "operations@example.com",
+		"REAUTH_SESSION_MINUTES":   "1440",
+		"REAUTH_SESSION_RENEWALS":  "2",
+		"REAUTH_REMINDERS":         "0s,48h,9d,-24h",
+		"REAUTH_WEBHOOK_URL":       "https://backend.example.com/hooks?tenant=1",
+		"REAUTH_WEBHOOK_SECRET":    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+		"REAUTH_METRICS_ADDR":      "127.0.0.1:9090",
+		"REAUTH_LOG_LEVEL":         "debug",
+
+		"TEMPORAL_ADDRESS":                       "temporal.example.com:7233",
+		"TEMPORAL_NAMESPACE":                     "reauth.abc12",
+		"TEMPORAL_TLS":                           "true",
+		"TEMPORAL_TLS_DISABLE_HOST_VERIFICATION": "false",
+	}
+}
+
+// settle makes the environment hold exactly the given settings.
+func settle(t *testing.T, settings map[string]string) {
+	t.Helper()
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "REAUTH_") || strings.HasPrefix(name, "FINCH_") || strings.HasPrefix(name, "TEMPORAL_") || name == "DATABASE_URL" || name == "SMTP_URL" {
+			t.Setenv(name, "") // so that it is restored
+			require.NoError(t, os.Unsetenv(name))
+		}
+	}
+	t.Setenv("TEMPORAL_CONFIG_FILE", filepath.Join(t.TempDir(), "none.toml"))
+	for name, value := range settings {
+		t.Setenv(name, value)
+	}
+}
+
+// without returns the settings with one of them changed.
+func with(settings map[string]string, name, value string) map[string]string {
+	changed := maps.Clone(settings)
+	changed[name] = value
+	return changed
+}
+
+// commandOf names a command that reads a setting.
+func commandOf(name string) string {
+	for _, command := range []struct {
+		name string
+		of   any
+	}{{"serve", serveCommand{}}, {"worker", workerCommand{}}} {
+		if slices.Contains(variables(reflect.TypeOf(command.of)), name) {
+			return command.name
+		}
+	}
+	return "worker" // Temporal's own are read by all
+}
+
+// variables lists the environment variables of a command's settings.
+func variables(command reflect.Type) []string {
+	var names []string
+	for i := range command.NumField() {
+		field := command.Field(i)
+		if field.Type.Kind() == reflect.Struct {
+			names = append(names, variables(field.Type)...)
+		}
+		if name := field.Tag.Get("env"); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestEverySettingHasARule(t *testing.T) {
+	read := variables(reflect.TypeFor[commandLine]())
+	for _, name := range read {
+		require.Contains(t, rules(), name)
+	}
+	given := complete(t)
+	for name, rule := range rules() {
+		require.Contains(t, given, name)
+		require.NotEmpty(t, rule.wants, name)
+		if name != "REAUTH_KEYSET" { // its example is a file that is not here
+			require.NoError(t, rule.check(rule.example), "the example of %s", name)
+		}
+		if !strings.HasPrefix(name, "TEMPORAL_") {
+			require.Contains(t, read, name)
+		}
+	}
+}
+
+func TestCompleteSettingsPass(t *testing.T) {
+	settle(t, complete(t))
+	for name, rule := range rules() {
+		require.NoError(t, rule.check(complete(t)[name]), name)
+	}
+}
+
+func TestAMalformedSettingStopsTheProgram(t *testing.T) {
+	given := complete(t)
+	for name, values := range map[string][]string{
+		"DATABASE_URL":             {"hunter2", "mysql://reauth:hunter2@localhost/reauth", "postgres://reauth:hunter2@/", "postgres://reauth:hunter2@localhost", "postgres://reauth:hunter2@localhost:port/reauth"},
+		"REAUTH_KEYSET":            {"hunter2", "file:/nonexistent/hunter2-keyset", "aHVudGVyMg", given["REAUTH_KEYSET"][:100]},
+		"REAUTH_PUBLIC_URL":        {"hunter2.example.com", "ftp://hunter2.example.com", "https://", "https://hunter2.example.com/path", "https://hunter2.example.com?a=b", "https://user:hunter2@example.com"},
+		"REAUTH_PRODUCT_NAME":      {"hunter2\nBcc: x@example.com", strings.Repeat("hunter2", 20)},
+		"REAUTH_SUPPORT_EMAIL":     {"hunter2", "hunter2 <support@example.com>", "a@b@hunter2"},
+		"REAUTH_TASK_QUEUE":        {"hunter2 queue", strings.Repeat("hunter2", 40), "/_sys/hunter2"},
+		"FINCH_BASE_URL":           {"hunter2", "https://hunter2:x@api.tryfinch.com", "/hunter2"},
+		"FINCH_CLIENT_ID":          {"hunter2 with spaces", "hunter2\x01"},
+		"FINCH_CLIENT_SECRET":      {"hunter2 with spaces", "hunter2ü"},
+		"FINCH_WEBHOOK_SECRET":     {"hunter2!", "5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH hunter2!"},
+		"REAUTH_HTTP_ADDR":         {"hunter2", "localhost:hunter2", "localhost:70000", "8080hunter2"},
+		"REAUTH_BOOTSTRAP_API_KEY": {"hunter2", "hunter2 hunter2 hunter2 hunter2", strings.Repeat("hunter2", 100)},
+		"REAUTH_CODEC_ORIGINS":     {"hunter2", "*", "https://hunter2.example.com/", "https://a.example.com,hunter2"},
+		"REAUTH_CONNECT_HOSTS":     {"https://hunter2.example.com", "hunter2.example.com/path", "hunter2 example"},
+		"REAUTH_TEMPORAL_UI_URL":   {"hunter2"},
+		"REAUTH_TRUSTED_PROXIES":   {"hunter2", "10.0.0.1", "10.0.0.0/99"},
+		"REAUTH_CODEC_OPEN":        {"hunter2", "yes"},
+		"REAUTH_METRICS_OPEN":      {"hunter2", "2"},
+		"SMTP_URL":                 {"hunter2", "http://user:hunter2@smtp.example.com", "smtp://user:hunter2@"},
+		"REAUTH_MAIL_FROM":         {"hunter2", "Hunter2 <hunter2>", "hunter2@"},
+		"REAUTH_OPERATOR_EMAIL":    {"hunter2"},
+		"REAUTH_SESSION_MINUTES":   {"hunter2", "0", "129601", "30m", "-5"},
+		"REAUTH_SESSION_RENEWALS":  {"hunter2", "-1", "25"},
+		"REAUTH_REMINDERS":         {"hunter2", "0s,soon", "9days"},
+		"REAUTH_WEBHOOK_URL":       {"hunter2", "ftp://hunter2.example.com/"},
+		"REAUTH_WEBHOOK_SECRET":    {"hunter2", "whsec_hunter2", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
+		"REAUTH_METRICS_ADDR":      {"hunter2", "9090"},
+		"REAUTH_LOG_LEVEL":         {"hunter2", "loud"},
+
+		"TEMPORAL_ADDRESS":                       {"hunter2", "https://temporal.example.com:hunter2", ":7233", "temporal.example.com:0"},
+		"TEMPORAL_NAMESPACE":                     {"hunter2 x"},
+		"TEMPORAL_TLS":                           {"hunter2", "on"},
+		"TEMPORAL_TLS_DISABLE_HOST_VERIFICATION": {"hunter2"},
+	} {
+		require.Contains(t, rules(), name)
+		for _, value := range values {
+			t.Run(name+"="+value[:min(len(value), 30)], func(t *testing.T) {
+				settle(t, with(given, name, value))
+				line := stops(t, commandOf(name))
+				require.Contains(t, line, name+" ")
+				require.Contains(t, line, "it wants "+rules()[name].wants)
+				require.Contains(t, line, "for example "+name+"=")
+				if name != "REAUTH_KEYSET" || !strings.HasPrefix(value, "file:") { // a path is no secret
+					require.NotContains(t, line, "hunter2", "it never repeats the value")
+				}
+			})
+		}
+	}
+	require.Len(t, rules(), 32, "every setting is tried above")
+}
+
+func TestAMissingSettingStopsTheProgram(t *testing.T) {
+	given := complete(t)
+	for command, needed := range map[string][]string{
+		"serve":        {"DATABASE_URL", "REAUTH_KEYSET", "REAUTH_PUBLIC_URL"},
+		"worker":       {"DATABASE_URL", "REAUTH_KEYSET", "REAUTH_PUBLIC_URL", "FINCH_CLIENT_ID", "FINCH_CLIENT_SECRET", "SMTP_URL", "REAUTH_MAIL_FROM", "REAUTH_WEBHOOK_SECRET"},
+		"migrate":      {"DATABASE_URL"},
+		"keys extend":  {"REAUTH_KEYSET"},
+		"keys promote": {"REAUTH_KEYSET"},
+	} {
+		for _, name := range needed {
+			for _, value := range []string{"", "  "} { // composed containers have empty ones
+				t.Run(command+" without "+name, func(t *testing.T) {
+					settle(t, with(given, name, value))
+					line := stops(t, strings.Fields(command)...)
+					require.Contains(t, line, name+" is missing; it wants "+rules()[name].wants)
+					require.Contains(t, line, "for example "+name+"=")
+				})
+			}
+		}
+	}
+	t.Run("dev with the real Finch", func(t *testing.T) {
+		settle(t, map[string]string{"FINCH_CLIENT_ID": given["FINCH_CLIENT_ID"]})
+		require.Contains(t, stops(t, "dev"), "FINCH_CLIENT_SECRET is missing")
+	})
+}
+
+func TestTemporalsOtherSettings(t *testing.T) {
+	broken := filepath.Join(t.TempDir(), "broken")
+	require.NoError(t, os.WriteFile(broken, []byte("hunter2 = ["), 0o600))
+	for name, value := range map[string]string{
+		"TEMPORAL_CONFIG_FILE":             broken,
+		"TEMPORAL_PROFILE":                 "staging",
+		"TEMPORAL_TLS_CLIENT_CERT_PATH":    "/nonexistent/cert.pem",
+		"TEMPORAL_TLS_CLIENT_CERT_DATA":    "hunter2",
+		"TEMPORAL_TLS_CLIENT_KEY_PATH":     "/nonexistent/key.pem",
+		"TEMPORAL_TLS_CLIENT_KEY_DATA":     "hunter2",
+		"TEMPORAL_TLS_SERVER_CA_CERT_PATH": "/nonexistent/ca.pem",
+		"TEMPORAL_TLS_SERVER_CA_CERT_DATA": "hunter2",
+	} {
+		t.Run(name, func(t *testing.T) {
+			settle(t, with(complete(t), name, value))
+			line := stops(t, "serve")
+			require.Contains(t, line, name+" ")
+			require.NotContains(t, line, "hunter2")
+		})
+	}
+	t.Run("empty ones count for nothing", func(t *testing.T) {
+		settle(t, map[string]string{"TEMPORAL_ADDRESS": "", "TEMPORAL_TLS_CLIENT_CERT_PATH": "", "TEMPORAL_API_KEY": " "})
+		options, err := temporalOptions(nil, logSettings{LogLevel: "info"}.logger(&bytes.Buffer{}))
+		require.NoError(t, err)
+		require.Equal(t, "localhost:7233", options.HostPort)
+		require.Equal(t, "default", options.Namespace)
+		require.Nil(t, options.ConnectionOptions.TLS)
+	})
+}
+
+func TestEmptySettingsHaveTheirDefaults(t *testing.T) {
+	command := serveCommand{
+		databaseSettings: databaseSettings{DatabaseURL: " postgres://localhost/reauth "},
+		keySettings:      keySettings{Keyset: complete(t)["REAUTH_KEYSET"] + "\n"},
+		serviceSettings:  serviceSettings{PublicURL: "http://localhost:8080"},
+		finchSettings:    finchSettings{FinchBaseURL: "http://127.0.0.1:8090"},
+	}
+	require.NoError(t, checkSettings(&command))
+	require.Equal(t, "postgres://localhost/reauth", command.DatabaseURL)
+	require.Equal(t, ":8080", command.HTTPAddr)
+	require.Equal(t, "reauth", command.TaskQueue)
+	require.Equal(t, []string{"connect.tryfinch.com", "127.0.0.1:8090"}, command.connectHosts())
+	command.FinchBaseURL = ""
+	require.NoError(t, checkSettings(&command))
+	require.Equal(t, []string{"connect.tryfinch.com"}, command.connectHosts())
+	command.ConnectHosts = "a.example.com , b.example.com:8443"
+	require.Equal(t, []string{"a.example.com", "b.example.com:8443"}, command.connectHosts())
+}
+
+func TestWrongCommandLines(t *testing.T) {
+	settle(t, nil)
+	for line, says := range map[string]string{
+		"bogus":                     "`reauth --help` tells more",
+		"--bogus":                   "`reauth --help` tells more",
+		"start":                     "`reauth start --help` tells more",
+		"start c1 --bogus":          "`reauth start --help` tells more",
+		"start a/b":                 "connection_id must be",
+		"start c1 --source rumour":  "source must be one of",
+		"start c1 --renewals 99":    "renewals is 99",
+		"start c1 --reminders soon": "reminders[0]",
+		"status c1 c2":              "`reauth status --help` tells more",
+		"status a/b":                "connection_id must be",
+		"dev --ports random":        "`reauth dev --help` tells more",
+		"dev --api-port x":          "`reauth dev --help` tells more",
+	} {
+		require.Contains(t, stops(t, strings.Fields(line)...), says, line)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	settle(t, nil)
+	var made, errs bytes.Buffer
+	require.Equal(t, exitOK, run([]string{"keys", "new"}, &made, &errs), errs.String())
+	_, err := secrets.Load(made.String())
+	require.NoError(t, err)
+	settle(t, map[string]string{"REAUTH_KEYSET": made.String()})
+	for _, step := range []string{"extend", "promote"} {
+		var changed bytes.Buffer
+		require.Equal(t, exitOK, run([]string{"keys", step}, &changed, &errs), errs.String())
+		_, err := secrets.Load(changed.String())
+		require.NoError(t, err)
+	}
+}
+
+// stops runs a command that must end at once with one line on stderr.
+func stops(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	require.Equal(t, exitUsage, run(args, &out, &errs), errs.String())
+	require.Empty(t, out.String())
+	line := errs.String()
+	require.True(t, strings.HasPrefix(line, "reauth: "), line)
+	require.Equal(t, 1, strings.Count(line, "\n"), line)
+	return line
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	prometheusexporter "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/opentelemetry"
+
+	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/notify"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
+	"github.com/finch-reauth/reauth/starter"
+	"github.com/finch-reauth/reauth/worker"
+)
+
+const restartAfter = 5 * time.Second
+
+type workerCommand struct {
+	databaseSettings
+	keySettings
+	serviceSettings
+	finchSettings
+	finchClientSettings
+	mailSettings
+	caseSettings
+	webhookSettings
+	metricsSettings
+	logSettings
+	TemporalUIURL string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
+}
+
+func (c *workerCommand) Run(ctx context.Context, s streams) error {
+	if err := c.webhookSettings.check(); err != nil {
+		return err
+	}
+	logger := c.logger(s.err)
+	keys, err := secrets.Load(c.Keyset)
+	if err != nil {
+		return malformed("REAUTH_KEYSET", err)
+	}
+	mail, err := notify.NewSMTP(c.SMTPURL)
+	if err != nil {
+		return malformed("SMTP_URL", err)
+	}
+	options, err := temporalOptions(keys, logger)
+	if err != nil {
+		return err
+	}
+	if c.MetricsAddr != "" {
+		stop, err := c.serveMetrics(&options, logger)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+
+	var database *db.DB
+	err = patiently(ctx, logger, "PostgreSQL", func(attempt context.Context) error {
+		database, err = db.Open(attempt, c.DatabaseURL)
+		return err
+	})
+	if err != nil {
+		return stopped(ctx, err)
+	}
+	defer database.Close()
+
+	var temporal client.Client
+	err = patiently(ctx, logger, "Temporal", func(attempt context.Context) error {
+		temporal, err = client.DialContext(attempt, options)
+		return err
+	})
+	if err != nil {
+		return stopped(ctx, err)
+	}
+	defer temporal.Close()
+	attributes, cancel := context.WithTimeout(ctx, 10*time.Second)
+	if err := worker.RegisterSearchAttributes(attributes, temporal, options.Namespace); err != nil {
+		logger.Warn("search attributes could not be registered; if they are missing, "+attributesByHand, "error", err.Error())
+	}
+	cancel()
+
+	config := worker.Config{
+		Temporal:      temporal,
+		Activities:    c.activities(database, keys, mail, temporal, logger),
+		TaskQueue:     c.TaskQueue,
+		WebhookURL:    c.WebhookURL,
+		WebhookSecret: c.WebhookSecret,
+		Logger:        logger,
+	}
+	for {
+		err := worker.Run(ctx, config)
+		if ctx.Err() != nil {
+			return nil
+		}
+		// Its namespace may not be there yet, or was away for too long.
+		logger.Error("the worker cannot go on; starting it again", "retry_in", restartAfter.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(restartAfter):
+		}
+	}
+}
+
+// stopped turns the end of a command that was asked to stop into a success.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// activities wires what a case does to the world. Everything in it was checked
+// before.
+func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *notify.SMTP, temporal client.Client, logger *slog.Logger) *activities.Activities {
+	minutes, _ := strconv.Atoi(c.SessionMinutes)
+	renewals, _ := strconv.Atoi(c.SessionRenewals)
+	return &activities.Activities{
+		DB:   database,
+		Keys: keys,
+		Providers: map[string]activities.Provider{
+			reauth.DefaultApplication: activities.Finch{Client: finch.New(finch.Config{
+				BaseURL: c.FinchBaseURL, ClientID: c.FinchClientID, ClientSecret: c.FinchClientSecret,
+			})},
+		},
+		Mail: mail,
+		Hand: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
+		Settings: activities.Settings{
+			PublicURL:       c.PublicURL,
+			MailFrom:        c.MailFrom,
+			ProductName:     c.ProductName,
+			SupportEmail:    c.SupportEmail,
+			OperatorEmail:   c.OperatorEmail,
+			SessionMinutes:  minutes,
+			SessionRenewals: renewals,
+			Reminders:       list(c.Reminders),
+			TemporalUIURL:   c.TemporalUIURL,
+			Webhooks:        c.WebhookURL != "",
+		},
+		Logger: logger,
+		Now:    time.Now,
+	}
+}
+
+// serveMetrics makes the Temporal client count, and serves what it counts.
+func (c *workerCommand) serveMetrics(options *client.Options, logger *slog.Logger) (stop func(), err error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	exporter, err := prometheusexporter.New(prometheusexporter.WithRegisterer(registry), prometheusexporter.WithoutScopeInfo())
+	if err != nil {
+		return nil, fmt.Errorf("setting up metrics: %w", err)
+	}
+	meters := metric.NewMeterProvider(metric.WithReader(exporter))
+	options.MetricsHandler = opentelemetry.NewMetricsHandler(opentelemetry.MetricsHandlerOptions{Meter: meters.Meter("reauth")})
+
+	listener, err := net.Listen("tcp", c.MetricsAddr)
+	if err != nil {
+		return nil, fmt.Errorf("listening on REAUTH_METRICS_ADDR: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	server := newHTTPServer(mux, logger)
+	go func() { _ = server.Serve(listener) }()
+	return func() { _ = server.Close() }, nil
+}
