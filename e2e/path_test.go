@@ -13,6 +13,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
@@ -99,16 +103,42 @@ func TestEmbeddedConnect(t *testing.T) {
 	assert.Len(t, s.sim.Counters().Exchanges, 1)
 }
 
+// A client of any language has nothing but the contract: no keys, plain JSON.
 func TestAnyLanguagesClient(t *testing.T) {
 	t.Parallel()
-	s := newStack(t, func(o *options) { o.plainTemporal = true })
+	ctx := context.Background()
+	s := newStack(t)
 	c := s.stale()
-	s.start(reauth.Input{ConnectionID: c.id})
-	s.awaitPhase(c, reauth.PhaseAwaitingCustomer)
-	code, err := s.sim.CompleteConnect(s.status(c).SessionID, finchsim.SameAccount)
+	foreign, err := client.Dial(client.Options{HostPort: address, Logger: sdklog.NewStructuredLogger(s.logger())})
 	require.NoError(t, err)
-	s.signal(c, reauth.SignalCodeReceived, map[string]any{"code": code})
-	assert.Equal(t, reauth.OutcomeRecovered, s.result(c).Outcome)
+	t.Cleanup(foreign.Close)
+	run, err := foreign.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "reauth-" + c.id, TaskQueue: s.taskQueue}, "ReauthWorkflow", map[string]any{"connection_id": c.id})
+	require.NoError(t, err)
+	var status map[string]any
+	s.eventually("the case waits for the customer", func() bool {
+		answer, err := foreign.QueryWorkflow(ctx, "reauth-"+c.id, "", "status")
+		require.NoError(t, err)
+		require.NoError(t, answer.Get(&status))
+		return status["phase"] == "awaiting_customer"
+	})
+	for _, name := range []string{"case_id", "connection_id", "phase", "outcome", "session_id", "session_expires_at", "next_notice_at", "notices_sent", "generation", "last_error"} {
+		assert.Contains(t, status, name)
+	}
+	assert.Equal(t, run.GetRunID(), status["case_id"])
+	code, err := s.sim.CompleteConnect(fmt.Sprint(status["session_id"]), finchsim.SameAccount)
+	require.NoError(t, err)
+	require.NoError(t, foreign.SignalWorkflow(ctx, "reauth-"+c.id, "", "code-received", map[string]any{"code": code}))
+	var result map[string]any
+	require.NoError(t, run.Get(ctx, &result))
+	assert.Equal(t, "recovered", result["outcome"])
+	assert.EqualValues(t, 2, result["generation"])
+
+	_, err = foreign.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "another-id-" + c.id, TaskQueue: s.taskQueue}, "ReauthWorkflow", map[string]any{"connection_id": c.id})
+	require.NoError(t, err)
+	err = foreign.GetWorkflow(ctx, "another-id-"+c.id, "").Get(ctx, nil)
+	var failure *temporal.ApplicationError
+	require.ErrorAs(t, err, &failure)
+	assert.Equal(t, "workflow_id_mismatch", failure.Type())
 }
 
 func TestOutcomes(t *testing.T) {
@@ -540,6 +570,15 @@ func TestHistoryIsReadableAndCheap(t *testing.T) {
 			assert.NotEmpty(t, e.GetUserMetadata().GetSummary().GetData(), "event %d has no summary", e.GetEventId())
 		}
 	}
+
+	started, ended := count(h, enumspb.EVENT_TYPE_TIMER_STARTED), count(h, enumspb.EVENT_TYPE_TIMER_FIRED)+count(h, enumspb.EVENT_TYPE_TIMER_CANCELED)
+	assert.Equal(t, started, ended, "no timer is left running")
+	s.eventually("the case can be searched for", func() bool {
+		list, err := s.temporal.ListWorkflow(context.Background(), &workflowservice.ListWorkflowExecutionsRequest{
+			Query: fmt.Sprintf("ReauthConnectionId = %q AND ReauthProvider = 'finch' AND ReauthPhase = 'closed'", one.id),
+		})
+		return err == nil && len(list.GetExecutions()) == 1
+	})
 
 	events := map[int]int{}
 	for _, notices := range []int{2, 3, 4} {
