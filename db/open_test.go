@@ -2,6 +2,7 @@ package db_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -170,7 +171,8 @@ func TestServerDiesDuringAnAdoption(t *testing.T) {
 		return seal(generation)
 	}
 	_, err := s.Adopt(s.ctx, a)
-	require.ErrorIs(t, err, db.ErrUnavailable)
+	require.Error(t, err)
+	assert.True(t, errors.Is(err, db.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded), err) // the latter on a slow machine
 	_, err = s.CurrentToken(s.ctx, "c1")
 	require.ErrorIs(t, err, db.ErrNotFound)
 	k, err := s.CaseByID(s.ctx, "k1")
@@ -190,7 +192,7 @@ func within(t *testing.T, call func()) {
 	go func() { defer close(done); call() }()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it hangs")
 	}
 }
