@@ -17,7 +17,7 @@ help: ## print this list
 .PHONY: build
 build: ## build bin/reauth
 	@[ -x bin/reauth ] || echo 'building bin/reauth (the first build takes a minute or two) ...'
-	go build -trimpath -o bin/reauth ./cmd/reauth
+	go build -o bin/reauth ./cmd/reauth
 
 .PHONY: demo
 demo: build ## bring one stale connection back on real parts, show each step, clean up
@@ -50,8 +50,8 @@ histories: temporal ## record testdata/histories anew, from the workflows as the
 	go test -count=1 -timeout 20m ./e2e -run '^TestRecordHistories$$' -record
 
 .PHONY: screenshots
-screenshots: build ## take the pictures in docs/ anew, with Chromium
-	go run ./dev/screenshots -program bin/reauth docs
+screenshots: temporal ## take the pictures in docs/images anew, with Chromium
+	REAUTH_SCREENSHOTS='$(CURDIR)/docs/images' go test -count=1 -timeout 20m ./e2e -run '^TestScreenshots$$'
 
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (20s)

@@ -83,7 +83,7 @@ func (a *Activities) tellFixed(ctx context.Context, in CloseInput, connection re
 		delivery, err := a.send(ctx, db.Notice{
 			CaseID: in.Case.CaseID, Step: "fixed", SessionOrdinal: 0, Recipient: id, Channel: db.ChannelMail, Fixed: true,
 		}, notify.Notice{
-			Kind: notify.KindFixed, Recipient: recipientOf(to), CustomerName: connection.CustomerName,
+			Kind: notify.KindFixed, Recipient: recipientOf(to), CustomerName: connection.CustomerName, ProviderName: connection.System,
 			Step: "fixed", OpenedAt: in.Case.OpenedAt, RootMessageID: roots[id],
 		})
 		if err != nil {
@@ -207,6 +207,7 @@ func (a *Activities) tellOperator(ctx context.Context, c Case, step, problem str
 		Kind:         notify.KindOperator,
 		Recipient:    notify.Recipient{Email: a.Settings.OperatorEmail},
 		CustomerName: connection.CustomerName,
+		ProviderName: connection.System,
 		ConnectionID: c.ConnectionID,
 		CaseID:       c.CaseID,
 		Problem:      problem,

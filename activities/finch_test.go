@@ -2,6 +2,7 @@ package activities_test
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -14,12 +15,12 @@ import (
 	"github.com/finch-reauth/reauth/finch"
 )
 
-// answering is Finch giving the same answer to every call.
-func answering(t *testing.T, handler http.HandlerFunc) activities.Finch {
+// answering is Finch answering every call by the same handler.
+func answering(t *testing.T, handler http.HandlerFunc, timeout ...time.Duration) activities.Finch {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	return activities.Finch{Client: finch.New(finch.Config{BaseURL: server.URL, ClientID: clientID, ClientSecret: clientSecret, Timeout: 5 * time.Second})}
+	return activities.Finch{Client: finch.New(finch.Config{BaseURL: server.URL, ClientID: clientID, ClientSecret: clientSecret, Timeout: append(timeout, 5*time.Second)[0]})}
 }
 
 func TestFinchErrors(t *testing.T) {
@@ -103,9 +104,10 @@ func ask(ctx context.Context, f activities.Finch) [4]error {
 func TestFinchWithoutAnswer(t *testing.T) {
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	slowly := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-	short := answering(t, slowly)
-	short.Client = finch.New(finch.Config{BaseURL: httptestURL(t, slowly), ClientID: clientID, ClientSecret: clientSecret, Timeout: 50 * time.Millisecond})
+	short := answering(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadAll(r.Body) // only then is it seen that the caller has hung up
+		<-r.Context().Done()
+	}, 50*time.Millisecond)
 	nobody := activities.Finch{Client: finch.New(finch.Config{BaseURL: "http://127.0.0.1:1", Timeout: 5 * time.Second})}
 	for name, test := range map[string]struct {
 		ctx   context.Context
@@ -137,13 +139,6 @@ func TestFinchWithoutAnswer(t *testing.T) {
 		require.ErrorAs(t, err, &e)
 		assert.Equal(t, activities.TroubleNoAnswer, e.Trouble, "call %d", i)
 	}
-}
-
-func httptestURL(t *testing.T, handler http.HandlerFunc) string {
-	t.Helper()
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return server.URL
 }
 
 func TestFinchErrorsSayWhatHelps(t *testing.T) {

@@ -73,6 +73,7 @@ func (a *Activities) write(ctx context.Context, in NoticeInput, connection reaut
 		Kind:          noticeKinds[in.Kind],
 		Recipient:     recipientOf(to),
 		CustomerName:  connection.CustomerName,
+		ProviderName:  connection.System,
 		LinkURL:       link,
 		Step:          in.Step,
 		DeadlineAt:    in.DeadlineAt,

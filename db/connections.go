@@ -19,6 +19,7 @@ type connectionRow struct {
 	Application  string                  `db:"application"`
 	CustomerID   string                  `db:"customer_id"`
 	CustomerName string                  `db:"customer_name"`
+	System       string                  `db:"system"`
 	Products     pq.StringArray          `db:"products"`
 	Status       reauth.ConnectionStatus `db:"status"`
 	Generation   int64                   `db:"generation"`
@@ -29,7 +30,7 @@ type connectionRow struct {
 
 // One statement, so that a connection is never seen with another version's contacts.
 const selectConnections = `
-SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_name, c.products, c.status,
+SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_name, c.system, c.products, c.status,
        coalesce(c.generation, 0) AS generation, c.created_at, c.updated_at,
        (SELECT coalesce(json_agg(json_build_object('email', p.email, 'name', p.name, 'role', p.role,
                                                    'locale', p.locale, 'time_zone', p.time_zone)
@@ -40,7 +41,7 @@ SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_nam
 func (r connectionRow) connection() (reauth.Connection, error) {
 	c := reauth.Connection{
 		ConnectionID: r.ConnectionID, Provider: r.Provider, Application: r.Application,
-		CustomerID: r.CustomerID, CustomerName: r.CustomerName, Products: r.Products,
+		CustomerID: r.CustomerID, CustomerName: r.CustomerName, System: r.System, Products: r.Products,
 		Status: r.Status, Generation: r.Generation, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}
 	if err := json.Unmarshal(r.Contacts, &c.Contacts); err != nil {
@@ -95,9 +96,9 @@ func (d *DB) PutConnection(ctx context.Context, c reauth.Connection) (created bo
 	now := d.now()
 	err = d.write(ctx, "store a connection", func(ctx context.Context, tx *sqlx.Tx) error {
 		inserted, err := changed(ctx, tx, `
-INSERT INTO connections (connection_id, provider, application, customer_id, customer_name, products, status, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8) ON CONFLICT (connection_id) DO NOTHING`,
-			c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now)
+INSERT INTO connections (connection_id, provider, application, customer_id, customer_name, products, status, created_at, updated_at, system)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) ON CONFLICT (connection_id) DO NOTHING`,
+			c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now, c.System)
 		if err != nil {
 			return err
 		}
@@ -110,9 +111,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8) ON CONFLICT (connection_id) DO NOTHI
 			if err := exec(ctx, tx, `
 UPDATE connections
    SET provider = $2, application = $3, customer_id = $4, customer_name = $5, products = $6,
+       system = CASE WHEN $9 = '' THEN system ELSE $9 END,
        status = CASE WHEN status = 'removed' THEN $7 ELSE status END, updated_at = $8
  WHERE connection_id = $1`,
-				c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now); err != nil {
+				c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now, c.System); err != nil {
 				return err
 			}
 		}

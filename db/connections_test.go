@@ -272,3 +272,15 @@ func TestConnectionsArePaged(t *testing.T) {
 	_, _, err = s.Cases(s.ctx, db.CaseFilter{}, next, 1)
 	assert.True(t, errors.Is(err, db.ErrBadCursor), "another list's cursor")
 }
+
+func TestSystemIsKeptUnlessGiven(t *testing.T) {
+	d := newStore(t)
+	ctx := t.Context()
+	for _, step := range []struct{ given, want string }{{"Gusto", "Gusto"}, {"", "Gusto"}, {"ADP Run", "ADP Run"}} {
+		_, err := d.PutConnection(ctx, reauth.Connection{ConnectionID: "conn-system", System: step.given})
+		require.NoError(t, err)
+		c, err := d.Connection(ctx, "conn-system")
+		require.NoError(t, err)
+		assert.Equal(t, step.want, c.System)
+	}
+}

@@ -4,17 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
 
-// Reconnect does what the customer does with the link of a mail: opens it,
-// presses the button, authorizes in the simulated Connect and waits for the
-// page to say that it is fixed.
-func (e *Environment) Reconnect(ctx context.Context, link string) error {
-	return e.reconnect(ctx, link, func(string, ...any) {})
+// linkIn finds the customer's page in a mail.
+func (e *Environment) linkIn(m mail) string {
+	at := slices.IndexFunc(m.Links, func(link string) bool { return strings.HasPrefix(link, e.publicURL()+"/r/") })
+	if at < 0 {
+		return ""
+	}
+	return m.Links[at]
 }
 
+// reconnect does what the customer does with the link of a mail: opens it,
+// presses the button, authorizes in the simulated Connect and waits for the
+// page to say that it is fixed. It tells of each step through did.
 func (e *Environment) reconnect(ctx context.Context, link string, did func(format string, args ...any)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errTooSlow)
 	defer cancel()

@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/finch-reauth/reauth/reauth"
@@ -110,42 +108,4 @@ func (e *Environment) haveSamples(ctx context.Context) ([]sample, error) {
 		return nil, fmt.Errorf("remembering the sample connections: %w", err)
 	}
 	return made, nil
-}
-
-// Waiting is a sample connection whose case waits for its customer.
-type Waiting struct {
-	ConnectionID string
-	// MailURL shows the mail in the inbox, LinkURL is the page that it links to.
-	MailURL, LinkURL string
-}
-
-// WaitingCase makes sure that there are sample connections and returns the
-// stale one.
-func (e *Environment) WaitingCase(ctx context.Context) (Waiting, error) {
-	connections, err := e.haveSamples(ctx)
-	if err != nil {
-		return Waiting{}, err
-	}
-	at := slices.IndexFunc(connections, func(s sample) bool { return s.stale })
-	if at < 0 {
-		return Waiting{}, errors.New("no sample connection is stale any more")
-	}
-	m, err := api{base: e.ready.InboxURL}.awaitMail(ctx, connections[at].contact.Email, func(m mail) bool { return e.linkIn(m) != "" })
-	if err != nil {
-		return Waiting{}, err
-	}
-	return Waiting{
-		ConnectionID: connections[at].ConnectionID,
-		MailURL:      e.ready.InboxURL + "/messages/" + m.ID,
-		LinkURL:      e.linkIn(m),
-	}, nil
-}
-
-// linkIn finds the customer's page in a mail.
-func (e *Environment) linkIn(m mail) string {
-	at := slices.IndexFunc(m.Links, func(link string) bool { return strings.HasPrefix(link, e.publicURL()+"/r/") })
-	if at < 0 {
-		return ""
-	}
-	return m.Links[at]
 }

@@ -46,6 +46,7 @@ func TestTheWholePath(t *testing.T) {
 	mails := s.mails(customerMail)
 	require.Len(t, mails, 2)
 	assert.Equal(t, mails[0].MessageID, mails[1].InReplyTo, "the fixed note is in the same thread")
+	assert.Contains(t, mails[0].Subject, "Gusto", "people know their system, not Finch")
 	assert.Empty(t, s.mails(operatorMail))
 
 	_, view := s.call(http.MethodGet, "/v1/connections/"+c.id+"/reauth", nil)

@@ -111,14 +111,17 @@ type Contact struct {
 // Connection is a customer's access to one employment system, keyed by the
 // provider's stable connection_id.
 type Connection struct {
-	ConnectionID string           `json:"connection_id"`
-	Provider     Provider         `json:"provider"`
-	Application  string           `json:"application"`
-	CustomerID   string           `json:"customer_id,omitempty"`
-	CustomerName string           `json:"customer_name,omitempty"`
-	Contacts     []Contact        `json:"contacts"`
-	Products     []string         `json:"products,omitempty"`
-	Status       ConnectionStatus `json:"status"`
+	ConnectionID string   `json:"connection_id"`
+	Provider     Provider `json:"provider"`
+	Application  string   `json:"application"`
+	CustomerID   string   `json:"customer_id,omitempty"`
+	CustomerName string   `json:"customer_name,omitempty"`
+	// System is the employment system behind the provider, as people know it:
+	// "Gusto".
+	System   string           `json:"system,omitempty"`
+	Contacts []Contact        `json:"contacts"`
+	Products []string         `json:"products,omitempty"`
+	Status   ConnectionStatus `json:"status"`
 	// Generation counts the adopted tokens; 0 means that none is stored.
 	Generation int64     `json:"generation"`
 	CreatedAt  time.Time `json:"created_at"`

@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/starter"
 )
@@ -21,6 +22,7 @@ type ConnectionBody struct {
 	Application  string        `json:"application,omitempty" pattern:"^[a-z0-9][a-z0-9_-]{0,63}$" patternDescription:"1 to 64 lower-case letters, digits, '_' or '-'" default:"default" doc:"Whose client credentials the connection belongs to."`
 	CustomerID   string        `json:"customer_id,omitempty" maxLength:"255" doc:"The customer, as your own systems call it." example:"cus_1042"`
 	CustomerName string        `json:"customer_name,omitempty" maxLength:"255" doc:"The customer's name, as its people know it: it stands in mails and on pages." example:"Acme Ltd"`
+	System       string        `json:"system,omitempty" maxLength:"100" doc:"The employment system, as its people know it: it stands in mails and on pages. Without it, what the access_token's introspection says, or what was stored." example:"Gusto"`
 	Contacts     []ContactBody `json:"contacts,omitempty" nullable:"false" maxItems:"20" doc:"Who can reconnect, first choice first. They replace those that were stored."`
 	Products     []string      `json:"products,omitempty" nullable:"false" maxItems:"50" pattern:"^[a-z0-9_]{1,64}$" patternDescription:"1 to 64 lower-case letters, digits or '_'" doc:"The provider's products that a new session asks for. Without any, the session keeps what the connection has."`
 	AccessToken  string        `json:"access_token,omitempty" writeOnly:"true" maxLength:"4096" doc:"The current access token. It is introspected before it is stored, sealed, and never shown here again. Leave it out to keep your tokens yourself."`
@@ -83,12 +85,15 @@ func (b ConnectionBody) connection(id string) (reauth.Connection, error) {
 	if !printable(b.CustomerID) {
 		return reauth.Connection{}, fieldProblem("body.customer_id", "must be one line of printable text")
 	}
+	if !printable(b.System) {
+		return reauth.Connection{}, fieldProblem("body.system", "must be one line of printable text")
+	}
 	products := slices.Clone(b.Products)
 	slices.Sort(products)
 	return reauth.Connection{
 		ConnectionID: id, Provider: reauth.Provider(cmp.Or(b.Provider, string(reauth.Finch))),
 		Application: cmp.Or(b.Application, reauth.DefaultApplication),
-		CustomerID:  b.CustomerID, CustomerName: strings.TrimSpace(b.CustomerName),
+		CustomerID:  b.CustomerID, CustomerName: strings.TrimSpace(b.CustomerName), System: strings.TrimSpace(b.System),
 		Contacts: people, Products: slices.Compact(products),
 	}, nil
 }
@@ -135,6 +140,9 @@ func (s *server) storeConnection(ctx context.Context, c reauth.Connection, token
 		c.CustomerID = cmp.Or(c.CustomerID, token.CustomerID)
 		c.CustomerName = cmp.Or(c.CustomerName, token.CustomerName)
 		c.Status = token.status()
+	}
+	if token != nil && c.System == "" {
+		c.System = finch.SystemName(token.ProviderID)
 	}
 	created, err := s.DB.PutConnection(ctx, c)
 	if err != nil {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"time"
@@ -109,9 +110,6 @@ func (v result) age() time.Duration {
 	return v.now.Sub(v.ticket.At)
 }
 
-// pending tells whether the page should look again by itself.
-func (v verdict) pending() bool { return v == verdictWaiting || v == verdictChecking }
-
 // done shows what became of a sign-in.
 func (s *server) done(w http.ResponseWriter, r *http.Request) {
 	v := result{now: s.Now()}
@@ -137,13 +135,9 @@ func (s *server) learn(r *http.Request, v *result) error {
 		if err != nil && !errors.Is(err, db.ErrNotFound) {
 			return err
 		}
-		if v.code, v.hasCode = row, err == nil; v.hasCode {
-			if row.ConnectionID != "" {
-				connectionID = row.ConnectionID
-			}
-			if row.CaseID != "" {
-				caseID = row.CaseID
-			}
+		if err == nil {
+			v.code, v.hasCode = row, true
+			connectionID, caseID = cmp.Or(row.ConnectionID, connectionID), cmp.Or(row.CaseID, caseID)
 		}
 	}
 	if caseID != "" {
@@ -151,7 +145,9 @@ func (s *server) learn(r *http.Request, v *result) error {
 		if err != nil && !errors.Is(err, db.ErrNotFound) {
 			return err
 		}
-		v.kase, v.hasCase = c, err == nil
+		if err == nil {
+			v.kase, v.hasCase = c, true
+		}
 	}
 	if connectionID == "" {
 		return nil

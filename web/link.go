@@ -120,11 +120,13 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) (linkView, bool)
 	if v.connection.Status == reauth.StatusRemoved {
 		return unknown()
 	}
-	v.newest, err = s.DB.NewestCase(r.Context(), v.link.ConnectionID)
-	if err != nil && !errors.Is(err, db.ErrNotFound) {
+	newest, err := s.DB.NewestCase(r.Context(), v.link.ConnectionID)
+	switch {
+	case err == nil:
+		v.newest, v.hasCase = newest, true
+	case !errors.Is(err, db.ErrNotFound):
 		return failed("reading a link's case", err)
 	}
-	v.hasCase = err == nil
 	return v, true
 }
 

@@ -66,12 +66,12 @@ func (p *pages) linkAsk(v linkView) page {
 	return page{
 		Tone: toneAsk, Title: "Reconnect " + company,
 		Lead: []string{
-			p.config.ProductName + " can no longer read the payroll and HR system of " + company + ". This happens when a password or a security setting changes there. Signing in once more brings it back.",
+			p.config.ProductName + " can no longer read " + systemOf(v.connection) + " of " + company + ". This happens when a password or a security setting changes there. Signing in once more brings it back.",
 		},
 		Facts: p.linkFacts(v),
 		Steps: []string{
 			"You go to " + host + ", the secure sign-in of " + providerName(v.connection.Provider) + ", which " + p.config.ProductName + " uses for this.",
-			"You sign in to the same payroll and HR account as before. It takes about two minutes.",
+			"You sign in to the same " + cmp.Or(v.connection.System, "payroll and HR") + " account as before. It takes about two minutes.",
 			"You come back here, and we tell you when it works.",
 		},
 		Button: &button{Label: "Reconnect now"},
@@ -93,7 +93,7 @@ func (p *pages) linkWait(v linkView) page {
 }
 
 func (p *pages) linkFacts(v linkView) []fact {
-	facts := []fact{{"System", "Payroll and HR, through " + providerName(v.connection.Provider)}}
+	facts := []fact{{"System", cmp.Or(v.connection.System, "Payroll and HR") + ", through " + providerName(v.connection.Provider)}}
 	if v.hasCase && v.newest.Open() {
 		facts = append(facts, fact{"Lost since", day(v.newest.OpenedAt)})
 	}
@@ -168,6 +168,8 @@ func sorryPage(message string) page {
 }
 
 func companyOf(c reauth.Connection) string { return cmp.Or(c.CustomerName, "your company") }
+
+func systemOf(c reauth.Connection) string { return cmp.Or(c.System, "the payroll and HR system") }
 
 func providerName(p reauth.Provider) string {
 	if p == reauth.Finch {

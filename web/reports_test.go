@@ -136,8 +136,12 @@ func TestReportDuringTheCoolDown(t *testing.T) {
 	require.Empty(t, f.temporal.reports)
 
 	var r ReportResult
+	f.temporal.idle = true
 	f.api(202, "POST", reportURL, map[string]any{"source": "manual"}, &r)
-	require.True(t, *r.Created, "a person lifts the suppression")
+	require.Zero(t, f.count("suppressions"), "a person lifts the suppression, whether or not a worker runs")
+	f.temporal.idle = false
+	f.api(202, "POST", reportURL, map[string]any{"source": "api_error"}, &r)
+	require.True(t, *r.Created)
 	f.api(202, "POST", reportURL, map[string]any{"source": "api_error"}, &r)
 	require.False(t, *r.Created, "and machines join the open case")
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -182,6 +183,7 @@ func get(t *testing.T, address, key string, into any) int {
 }
 
 func TestDev(t *testing.T) {
+	t.Parallel()
 	data, file := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "ready.json")
 	args := []string{"dev", "--data", data, "--ready-file", file, "--ports", "auto"}
 
@@ -302,7 +304,41 @@ func TestDev(t *testing.T) {
 	require.NoFileExists(t, file)
 }
 
+// With credentials for it the real Finch is used, and a given database too.
+func TestDevWithWhatIsThere(t *testing.T) {
+	t.Parallel()
+	database, err := postgres.Start(t.Context(), postgres.Options{Dir: t.TempDir(), NoSync: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = database.Stop() })
+	require.NoError(t, database.EnsureDatabase(t.Context(), "mine"))
+	finch := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(finch.Close)
+	data, file := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "ready.json")
+	r := begin(t, map[string]string{
+		"FINCH_CLIENT_ID": "client-1", "FINCH_CLIENT_SECRET": "secret-1", "FINCH_BASE_URL": finch.URL,
+		"DATABASE_URL": database.URL("mine"), "REAUTH_PUBLIC_URL": "https://tunnel.example.com",
+		"TEMPORAL_ADDRESS": "127.0.0.1:1", "TEMPORAL_TLS": "true", // somebody else's
+	}, "dev", "--data", data, "--ready-file", file, "--ports", "auto")
+	ready := r.readyAt(file)
+	require.Equal(t, finch.URL, ready.FinchURL)
+	require.Equal(t, "client-1", ready.FinchClientID)
+	require.Equal(t, "secret-1", ready.FinchClientSecret)
+	require.Equal(t, database.URL("mine"), ready.DatabaseURL)
+	require.NotContains(t, ready.Pids, "finch")
+	require.NotContains(t, ready.Pids, "postgres")
+	require.Contains(t, r.out.String(), "https://tunnel.example.com/callback")
+	require.NotContains(t, r.out.String(), database.URL("mine"))
+	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
+	require.Equal(t, exitOK, r.ends())
+	select {
+	case <-database.Done():
+		require.Fail(t, "a database that it did not start is left alone")
+	default:
+	}
+}
+
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	temporary := t.TempDir()
 	demo := begin(t, map[string]string{
 		"TMPDIR": temporary,
@@ -324,6 +360,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDemoCleansUpWhenItIsStopped(t *testing.T) {
+	t.Parallel()
 	temporary := t.TempDir()
 	demo := begin(t, map[string]string{"TMPDIR": temporary}, "demo", "--keep")
 	demo.until("it is done", func() bool { return strings.Contains(demo.out.String(), "everything stays as it is until Ctrl-C") })
@@ -349,6 +386,7 @@ func freePort(t *testing.T) int {
 
 // The service and the worker may be started before what they need.
 func TestStartOrderDoesNotMatter(t *testing.T) {
+	t.Parallel()
 	database, err := postgres.Start(t.Context(), postgres.Options{Dir: t.TempDir(), NoSync: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = database.Stop() })
@@ -403,6 +441,7 @@ func TestStartOrderDoesNotMatter(t *testing.T) {
 }
 
 func TestMigrateGivesUp(t *testing.T) {
+	t.Parallel()
 	settings := map[string]string{"DATABASE_URL": fmt.Sprintf("postgres://reauth:hunter2@127.0.0.1:%d/reauth?sslmode=disable", freePort(t))}
 	migrate := begin(t, settings, "migrate", "--wait", "1s")
 	require.Equal(t, exitFailure, migrate.ends())

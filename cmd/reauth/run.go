@@ -46,7 +46,11 @@ type streams struct{ out, err io.Writer }
 // run runs one subcommand and returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
 	// Cancelling this context is how every command is stopped.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 
 	var cli commandLine

@@ -9,6 +9,7 @@ CREATE TABLE connections (
     provider          text NOT NULL CONSTRAINT connections_provider_set CHECK (provider <> ''),
     application       text NOT NULL CONSTRAINT connections_application_set CHECK (application <> ''),
     customer_id       text NOT NULL DEFAULT '',
+    system          text NOT NULL DEFAULT '',
     customer_name     text NOT NULL DEFAULT '',
     products          text[] NOT NULL DEFAULT '{}',
     status            text NOT NULL
