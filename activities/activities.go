@@ -79,7 +79,7 @@ const (
 	// pendingAgain is when a provider that is still at it is asked again.
 	pendingAgain = 5 * time.Minute
 	// fixedAtMost is how long the closing of a case tries to send its notes.
-	fixedAtMost = time.Hour
+	fixedAtMost = 15 * time.Minute
 )
 
 // provider finds the provider of an application.

@@ -122,7 +122,7 @@ func (a *Activities) patiently(ctx context.Context, out *Closed, deferred int) e
 	if a.Now().Sub(activity.GetInfo(ctx).ScheduledTime) < fixedAtMost {
 		return retryLater(fmt.Sprintf("the mail server has not taken %d of the last mails yet", deferred), "mail_deferred", 0)
 	}
-	out.Problem = "The mail server took none of the last mails for an hour."
+	out.Problem = "The mail server took none of the last mails for a quarter of an hour."
 	return nil
 }
 
@@ -166,7 +166,7 @@ func (a *Activities) TellOperator(ctx context.Context, in ProblemInput) error {
 	if _, err := a.DB.CaseByID(ctx, in.Case.CaseID); err != nil {
 		return a.unlessNoCase(err)
 	}
-	if in.Phase != "" {
+	if in.Phase != "" && activity.GetInfo(ctx).Attempt <= 1 { // the case may have gone on since
 		if err := a.DB.SetPhase(ctx, in.Case.CaseID, in.Phase, in.Problem); err != nil {
 			return err
 		}

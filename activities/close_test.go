@@ -142,7 +142,7 @@ func TestTheFirstOutcomeStands(t *testing.T) {
 	for name, test := range map[string]struct{ first, second, want reauth.Outcome }{
 		"cancelled, then expired":   {reauth.OutcomeCancelled, reauth.OutcomeExpired, reauth.OutcomeCancelled},
 		"cancelled, then healed":    {reauth.OutcomeCancelled, reauth.OutcomeHealed, reauth.OutcomeCancelled},
-		"failed, then recovered":    {reauth.OutcomeFailed, reauth.OutcomeRecovered, reauth.OutcomeFailed},
+		"failed, then recovered":    {reauth.OutcomeFailed, reauth.OutcomeRecovered, reauth.OutcomeRecovered},
 		"healed, then recovered":    {reauth.OutcomeHealed, reauth.OutcomeRecovered, reauth.OutcomeHealed},
 		"expired, then recovered":   {reauth.OutcomeExpired, reauth.OutcomeRecovered, reauth.OutcomeRecovered},
 		"cancelled, then recovered": {reauth.OutcomeCancelled, reauth.OutcomeRecovered, reauth.OutcomeRecovered},
@@ -206,14 +206,14 @@ func TestCloseWhileTheMailServerIsDown(t *testing.T) {
 
 			c := r.alerted()
 			down()
-			for _, later := range []time.Duration{0, 59 * time.Minute} {
+			for _, later := range []time.Duration{0, 14 * time.Minute} {
 				r.now = began.Add(later)
 				_, err := run(r, r.acts.CloseAndTell, closing(c, outcome, ""))
 				assert.Equal(t, "mail_deferred", r.failure(err).Type())
 				assert.True(t, benign(r.failure(err)))
 				assert.Equal(t, outcome, r.row(c).Outcome, "the case is closed meanwhile")
 			}
-			// Within the hour the note still goes out …
+			// Within a quarter of an hour the note still goes out …
 			up()
 			assert.Empty(t, perform(r, r.acts.CloseAndTell, closing(c, outcome, "")).Problem)
 			assert.Len(t, mails(c), 1)
@@ -222,9 +222,9 @@ func TestCloseWhileTheMailServerIsDown(t *testing.T) {
 			r.now = began
 			c = r.alerted()
 			down()
-			r.now = began.Add(61 * time.Minute)
+			r.now = began.Add(16 * time.Minute)
 			out := perform(r, r.acts.CloseAndTell, closing(c, outcome, ""))
-			assert.Equal(t, "The mail server took none of the last mails for an hour.", out.Problem)
+			assert.Equal(t, "The mail server took none of the last mails for a quarter of an hour.", out.Problem)
 			assert.Empty(t, mails(c))
 		})
 	}

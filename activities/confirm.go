@@ -101,6 +101,8 @@ func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reau
 			return VerdictStale, "", nil
 		case ConditionConnected:
 			return VerdictConnected, "", nil
+		case ConditionGone:
+			return VerdictNotFound, "", nil
 		case ConditionPending:
 			return "", "", retryLater("the provider is still at it: "+inspection.Status, "pending", pendingAgain)
 		}

@@ -44,6 +44,7 @@ var conditions = map[string]Condition{
 	"processing":             ConditionPending,
 	"error_permissions":      ConditionSetup,
 	"error_no_account_setup": ConditionSetup,
+	"disconnected":           ConditionGone,
 }
 
 // Probe asks GET /employer/company.

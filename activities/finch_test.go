@@ -164,7 +164,7 @@ func TestFinchInspection(t *testing.T) {
 		`"connection_status": {"status": "processing"}`:             {Status: "processing", Condition: activities.ConditionPending},
 		`"connection_status": {"status": "error_permissions"}`:      {Status: "error_permissions", Condition: activities.ConditionSetup},
 		`"connection_status": {"status": "error_no_account_setup"}`: {Status: "error_no_account_setup", Condition: activities.ConditionSetup},
-		`"connection_status": {"status": "disconnected"}`:           {Status: "disconnected", Condition: activities.ConditionUnknown},
+		`"connection_status": {"status": "disconnected"}`:           {Status: "disconnected", Condition: activities.ConditionGone},
 		`"connection_status": {"status": "hibernating"}`:            {Status: "hibernating", Condition: activities.ConditionUnknown},
 		`"connection_status": null`:                                 {Condition: activities.ConditionUnknown},
 		`"connection_status": {"status": "connected"}` + entities:   {Status: "connected", Condition: activities.ConditionStale, Entities: []string{"South"}},

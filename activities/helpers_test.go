@@ -352,7 +352,7 @@ func (r *rig) customer(change ...func(*options)) customer {
 	connection, token, err := r.sim.AddConnection(finchsim.NewConnection{CustomerName: "Acme Bakery", Entities: o.entities})
 	require.NoError(r.t, err)
 	c.id, c.token = connection.ID, token
-	stored := reauth.Connection{ConnectionID: c.id, CustomerID: "cus-1", CustomerName: "Acme Bakery", Products: o.products, Application: o.application}
+	stored := reauth.Connection{ConnectionID: c.id, CustomerID: "cus-1", CustomerName: "Acme Bakery", System: "Gusto", Products: o.products, Application: o.application}
 	for _, mail := range o.contacts {
 		stored.Contacts = append(stored.Contacts, reauth.Contact{Email: mail, Name: "Pat"})
 		r.secret(mail)

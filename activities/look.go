@@ -20,6 +20,9 @@ func (a *Activities) Look(ctx context.Context, in LookInput) (Looked, error) {
 }
 
 func (a *Activities) look(ctx context.Context, c Case, connection reauth.Connection, told bool) (Looked, error) {
+	if connection.Status == reauth.StatusDisconnected {
+		return Looked{Gone: true}, nil
+	}
 	restored := told
 	access, _, ok, err := a.access(ctx, c.ConnectionID)
 	if err != nil {

@@ -117,6 +117,8 @@ type NoticeInput struct {
 	Kind           NoticeKind `json:"kind"`
 	SessionOrdinal int        `json:"session_ordinal"`
 	DeadlineAt     time.Time  `json:"deadline_at"`
+	// Cause says more of a NoticeTryAgain: what became of the code.
+	Cause reauth.CodeState `json:"cause,omitempty"`
 	// LookedAt is when the connection was last seen stale: a look younger than
 	// a minute is not repeated.
 	LookedAt     time.Time  `json:"looked_at"`
@@ -131,8 +133,9 @@ type Noticed struct {
 	// customer is on the way through Connect: look again then.
 	Restored  bool       `json:"restored,omitempty"`
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
-	Closed    bool       `json:"closed,omitempty"`
-	Problem   string     `json:"problem,omitempty"`
+	// Gone: the provider has no such connection any more.
+	Gone    bool   `json:"gone,omitempty"`
+	Problem string `json:"problem,omitempty"`
 }
 
 // LookInput asks whether access is back.
@@ -147,6 +150,8 @@ type LookInput struct {
 type Looked struct {
 	Restored  bool       `json:"restored"`
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
+	// Gone: the provider has no such connection any more.
+	Gone bool `json:"gone,omitempty"`
 }
 
 // RedeemInput asks to exchange a code. The code is a secret.
@@ -161,6 +166,9 @@ type RedeemInput struct {
 	// Patient is set once our own credentials have been refused and the
 	// operator told: then the activity asks until the code is dead.
 	Patient bool `json:"patient,omitempty"`
+	// LookUp only asks the database whether the code, which is dead, brought a
+	// token in an attempt of which nobody heard.
+	LookUp bool `json:"look_up,omitempty"`
 }
 
 // String keeps the code out of anything that prints the input.
@@ -176,6 +184,8 @@ type Redeemed struct {
 	Problem string              `json:"problem,omitempty"`
 	// Blocked: our own credentials were refused, so the operator must act.
 	Blocked bool `json:"blocked,omitempty"`
+	// Unanswered: what became of the code is not known for sure.
+	Unanswered bool `json:"unanswered,omitempty"`
 }
 
 // SettleInput records what became of a code that brought no token.
@@ -229,6 +239,9 @@ type RecordInput struct {
 	Detail    string       `json:"detail"`
 	Phase     reauth.Phase `json:"phase,omitempty"`
 	LastError string       `json:"last_error,omitempty"`
+	// NextNoticeAt and NoticesSent are the schedule as it stands.
+	NextNoticeAt *time.Time `json:"next_notice_at,omitempty"`
+	NoticesSent  int        `json:"notices_sent"`
 }
 
 // CloseInput closes a case and tells everybody who should know.

@@ -24,6 +24,9 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 	if err != nil {
 		return Noticed{}, err
 	}
+	if connection.Status == reauth.StatusDisconnected {
+		return Noticed{Gone: true}, nil
+	}
 	if a.Now().Sub(in.LookedAt) > lookedLately {
 		looked, err := a.look(ctx, in.Case, connection, false)
 		switch {
@@ -76,6 +79,7 @@ func (a *Activities) write(ctx context.Context, in NoticeInput, connection reaut
 		ProviderName:  connection.System,
 		LinkURL:       link,
 		Step:          in.Step,
+		Cause:         causes[in.Cause],
 		DeadlineAt:    in.DeadlineAt,
 		OpenedAt:      in.Case.OpenedAt,
 		RootMessageID: root,
@@ -87,6 +91,11 @@ var noticeKinds = map[NoticeKind]notify.Kind{
 	NoticeReminder: notify.KindReminder,
 	NoticeLastCall: notify.KindLastCall,
 	NoticeTryAgain: notify.KindTryAgain,
+}
+
+var causes = map[reauth.CodeState]notify.Cause{
+	reauth.CodeRefused:      notify.CauseRefused,
+	reauth.CodeWrongAccount: notify.CauseWrongAccount,
 }
 
 func recipientOf(r db.Recipient) notify.Recipient {

@@ -67,7 +67,7 @@ func TestNotifyWritesToEverybodyOnce(t *testing.T) {
 	first := r.mails(pat)[0]
 	assert.NotEqual(t, link(t, first), link(t, r.mails(kim)[0]), "everybody has their own link")
 	assert.Empty(t, first.InReplyTo)
-	assert.Contains(t, first.Text, "needs you to sign in again")
+	assert.Contains(t, first.Text, "Gusto needs you to sign in again")
 	assert.Contains(t, first.Text, "Acme Bakery")
 	assert.Contains(t, first.Text, in.DeadlineAt.Format("2 January 2006"))
 

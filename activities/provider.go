@@ -43,7 +43,9 @@ const (
 	// ConditionPending: the provider is still at it; ask again later.
 	ConditionPending Condition = "pending"
 	// ConditionSetup: the customer must mend something that no login mends.
-	ConditionSetup   Condition = "setup"
+	ConditionSetup Condition = "setup"
+	// ConditionGone: the connection was deleted at the provider.
+	ConditionGone    Condition = "gone"
 	ConditionUnknown Condition = "unknown"
 )
 

@@ -25,6 +25,9 @@ const besideDatabase = 3 * time.Second
 // whose exchange was answered is never sent again: the token is looked up.
 func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, error) {
 	hash := reauth.CodeHash(in.Code)
+	if in.LookUp {
+		return a.lookUp(ctx, hash)
+	}
 	if minted, ok := a.mintedBefore(ctx, hash); ok {
 		return Redeemed{State: reauth.CodeMinted, Minted: minted}, nil
 	}
@@ -32,7 +35,7 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 	if err != nil {
 		return a.redeemBlocked(in, wordsOf(err))
 	}
-	if in.Case != nil {
+	if in.Case != nil && !in.Patient {
 		a.besideDatabase(ctx, "the phase could not be stored", func(ctx context.Context) error {
 			return a.DB.SetPhase(ctx, in.Case.CaseID, reauth.PhaseRedeeming, "")
 		})
@@ -44,12 +47,12 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 	defer beat.end()
 	grant, err := provider.Exchange(ctx, secrets.Secret(in.Code), a.exchangeRedirect(in))
 	if err == nil {
-		return a.keep(ctx, in, hash, grant)
+		return a.keep(ctx, provider, in, hash, grant)
 	}
 	switch trouble := troubleOf(err); trouble.Trouble {
 	case TroubleGrant:
 		if unanswered {
-			return Redeemed{State: reauth.CodeLost, Problem: "an earlier answer was lost on the way"}, nil
+			return Redeemed{State: reauth.CodeLost, Unanswered: true, Problem: "an earlier answer was lost on the way"}, nil
 		}
 		return Redeemed{State: reauth.CodeRefused, Problem: trouble.Error()}, nil
 	case TroubleClient, TroubleUnauthorized:
@@ -73,14 +76,35 @@ func (a *Activities) redeemBlocked(in RedeemInput, problem string) (Redeemed, er
 	if in.Patient {
 		return Redeemed{}, retryLater(problem, string(TroubleClient), 0)
 	}
+	a.Logger.Warn("An operator is needed: a code cannot be exchanged", "problem", problem)
 	return Redeemed{State: reauth.CodeReceivedState, Blocked: true, Problem: problem}, nil
+}
+
+// lookUp is the last word on a dead code: the token it brought, if it did.
+func (a *Activities) lookUp(ctx context.Context, hash string) (Redeemed, error) {
+	defer startPulse(ctx).end()
+	row, err := a.DB.Minted(ctx, hash)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return Redeemed{State: reauth.CodeLost, Problem: "the provider's answer never reached us"}, nil
+	case err != nil:
+		return Redeemed{}, err
+	}
+	return Redeemed{State: reauth.CodeMinted, Minted: &reauth.TokenMinted{
+		ConnectionID: row.ConnectionID, CodeHash: hash, Fingerprint: row.Fingerprint, Sealed: row.Sealed, MintedAt: row.MintedAt,
+	}}, nil
 }
 
 // keep seals a token that was just minted and stores it beside its code, as
 // well as the database allows.
-func (a *Activities) keep(ctx context.Context, in RedeemInput, hash string, grant Grant) (Redeemed, error) {
+func (a *Activities) keep(ctx context.Context, provider Provider, in RedeemInput, hash string, grant Grant) (Redeemed, error) {
 	now := a.Now().UTC()
 	connectionID := grant.ConnectionID
+	if connectionID == "" { // the answer should have it; the token itself knows
+		if inspection, err := provider.Inspect(ctx, Access{Token: grant.Token}); err == nil {
+			connectionID = inspection.ConnectionID
+		}
+	}
 	if connectionID == "" && in.Case != nil {
 		connectionID = in.Case.ConnectionID
 	}
@@ -151,6 +175,10 @@ func wasAsked(ctx context.Context) bool {
 // opened if there is none.
 func (a *Activities) HandOver(ctx context.Context, minted reauth.TokenMinted) error {
 	defer startPulse(ctx).end()
+	if minted.ConnectionID == "" {
+		_, err := a.setAside(ctx, VerifyInput{Minted: minted}, reauth.CodeQuarantined, "connection_unknown", Verified{})
+		return err
+	}
 	a.besideDatabase(ctx, "the code's connection could not be stored", func(ctx context.Context) error {
 		return a.DB.SettleCode(ctx, minted.CodeHash, minted.ConnectionID, "", reauth.CodeMinted, 0)
 	})
@@ -182,10 +210,11 @@ func (a *Activities) SettleCode(ctx context.Context, in SettleInput) error {
 	if err := a.event(ctx, *in.Case, "code_"+string(in.State), in.Problem); err != nil {
 		return err
 	}
+	phase := reauth.PhaseAwaitingCustomer
 	if in.State == reauth.CodeUnusable {
-		return nil
+		phase = reauth.PhaseBlocked
 	}
-	return a.DB.SetPhase(ctx, caseID, reauth.PhaseAwaitingCustomer, in.Problem)
+	return a.DB.SetPhase(ctx, caseID, phase, in.Problem)
 }
 
 // mintedBound and tokenBound are what sealed tokens are bound to: a row copied

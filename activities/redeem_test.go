@@ -167,7 +167,7 @@ func TestRedeemTellsALostAnswerFromARefusal(t *testing.T) {
 	r := newRig(t)
 	grant := answer(exchange, 400, `{"code": 400, "name": "invalid_grant_error", "message": "Invalid authorization code"}`)
 	refused := attempt{fault: grant, want: activities.Redeemed{State: reauth.CodeRefused, Problem: "invalid_grant (invalid_grant_error)"}}
-	lost := attempt{fault: grant, want: activities.Redeemed{State: reauth.CodeLost, Problem: "an earlier answer was lost on the way"}}
+	lost := attempt{fault: grant, want: activities.Redeemed{State: reauth.CodeLost, Unanswered: true, Problem: "an earlier answer was lost on the way"}}
 	unanswered := attempt{fault: always(exchange, finchsim.FaultLost), kind: "no_answer"}
 	broken := attempt{fault: always(exchange, finchsim.FaultServerError), kind: "unavailable"}
 	limited := attempt{fault: always(exchange, finchsim.FaultRateLimit), kind: "rate_limited", after: 37 * time.Second}

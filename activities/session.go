@@ -87,11 +87,20 @@ func (a *Activities) Record(ctx context.Context, in RecordInput) error {
 	if _, err := a.DB.CaseByID(ctx, in.Case.CaseID); err != nil {
 		return a.unlessNoCase(err)
 	}
-	if in.LastError != "" {
-		phase := reauth.Phase("")
-		if err := a.DB.SetPhase(ctx, in.Case.CaseID, phase, in.LastError); err != nil {
-			return err
-		}
+	if err := a.DB.SetPhase(ctx, in.Case.CaseID, openPhase(in.Phase), in.LastError); err != nil {
+		return err
+	}
+	if err := a.DB.SetSchedule(ctx, in.Case.CaseID, in.NextNoticeAt, in.NoticesSent); err != nil {
+		return err
 	}
 	return a.event(ctx, in.Case, in.Kind, in.Detail)
+}
+
+// openPhase is a phase that an open case may be in; SetPhase keeps what is
+// stored for an empty one.
+func openPhase(phase reauth.Phase) reauth.Phase {
+	if phase == reauth.PhaseClosed {
+		return ""
+	}
+	return phase
 }

@@ -74,13 +74,14 @@ func (a *Activities) examine(ctx context.Context, in VerifyInput, connection rea
 	switch trouble := troubleOf(err); trouble.Trouble {
 	case TroubleReauth, TroubleSetup:
 		return false, nil, nil // whose it is, the exchange has said
-	case TroubleToken, TroubleUnauthorized:
+	case TroubleLimit, TroubleNotSent, TroubleDown, TroubleNoAnswer:
+		return false, nil, retry("ask the provider whose the new token is", err)
+	default:
 		out, err := a.setAside(ctx, in, reauth.CodeLost, "refused", Verified{
 			Problem: "The provider refuses the token it has just minted (" + trouble.Error() + "). It is kept aside.",
 		})
 		return false, &out, err
 	}
-	return false, nil, retry("ask the provider whose the new token is", err)
 }
 
 // works reports whether access is back: the provider says so, or a cheap call
@@ -142,6 +143,7 @@ func (a *Activities) wrongAccount(ctx context.Context, in VerifyInput) (Verified
 // setAside keeps a token that cannot be adopted, and settles its code.
 func (a *Activities) setAside(ctx context.Context, in VerifyInput, state reauth.CodeState, reason string, out Verified) (Verified, error) {
 	out.State = state
+	a.Logger.WarnContext(ctx, "A minted token was set aside", "connection_id", in.Minted.ConnectionID, "case_id", in.Case.CaseID, "reason", reason)
 	caseID := in.Case.CaseID
 	if _, err := a.DB.CaseByID(ctx, caseID); errors.Is(err, db.ErrNotFound) {
 		caseID = ""

@@ -300,8 +300,8 @@ type Closing struct {
 
 // CloseCase gives a case its outcome. The first outcome stands: first is false
 // when there was one, and then nothing changes; except that a customer who came
-// through while an expiry or a cancelling was being told has the last word: over
-// those two, recovered is taken. In the same transaction
+// through while another end was being told has the last word: recovered is taken
+// over all but healed. In the same transaction
 //
 //   - recovered, healed and false_alarm make the connection connected, and
 //     reauth.ReasonConnectionNotFound makes it disconnected, unless it was
@@ -373,7 +373,7 @@ SELECT outcome FROM cases WHERE case_id = $1 AND connection_id = $2 FOR NO KEY U
 
 // lastWord reports whether an outcome may replace another.
 func lastWord(was, is reauth.Outcome) bool {
-	return is == reauth.OutcomeRecovered && (was == reauth.OutcomeExpired || was == reauth.OutcomeCancelled)
+	return is == reauth.OutcomeRecovered && !was.Restored()
 }
 
 // endCase writes an outcome into the row of a locked case, and into its timeline.

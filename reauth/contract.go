@@ -85,6 +85,9 @@ func CodeHash(code string) string { return shortHash(code) }
 // bytes, in hex.
 func Fingerprint(token string) string { return shortHash(token) }
 
+// IsHash reports whether a text has the form of CodeHash and Fingerprint.
+func IsHash(text string) bool { return fingerprintPattern.MatchString(text) }
+
 func shortHash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:16])

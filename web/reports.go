@@ -129,6 +129,13 @@ func (s *server) open(ctx context.Context, c reauth.Connection, in reauth.Input)
 		return ReportResult{}, s.temporalDown(ctx, "reporting a connection", err)
 	}
 	s.metrics.reported(ctx, in.Source, reported.Created)
+	if !reported.Created && !in.Source.Machine() {
+		// A person asked while the last case, which is over, still tells
+		// everybody: joining it would open nothing.
+		if last, err := s.DB.CaseByID(ctx, reported.CaseID); err == nil && !last.Open() {
+			return ReportResult{}, unavailable("The connection's last case is just being closed. Please repeat the call in a minute.")
+		}
+	}
 	return ReportResult{CaseID: reported.CaseID, WorkflowID: reported.WorkflowID, Created: &reported.Created, Phase: s.phase(ctx, reported.CaseID)}, nil
 }
 

@@ -131,8 +131,18 @@ func (s *server) obeyConnected(ctx context.Context, c reauth.Connection) (string
 	return s.mark(ctx, c, reauth.StatusConnected, "restored")
 }
 
+// obeyDisconnected marks the connection first: an open case that is told to
+// look sees it, and ends.
 func (s *server) obeyDisconnected(ctx context.Context, c reauth.Connection) (string, error) {
-	return s.mark(ctx, c, reauth.StatusDisconnected, "disconnected")
+	result, err := s.mark(ctx, c, reauth.StatusDisconnected, "disconnected")
+	if err != nil {
+		return "", err
+	}
+	err = s.temporal(ctx, func(ctx context.Context) error { return s.Starter.Restored(ctx, c.ConnectionID) })
+	if err != nil && !errors.Is(err, starter.ErrNoOpenCase) {
+		return "", s.temporalDown(ctx, "telling a case that its connection is gone", err)
+	}
+	return result, nil
 }
 
 func (s *server) mark(ctx context.Context, c reauth.Connection, status reauth.ConnectionStatus, result string) (string, error) {

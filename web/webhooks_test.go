@@ -38,7 +38,7 @@ func TestWebhookEvents(t *testing.T) {
 		{"reauth", accountUpdated("reauth"), "reported", 1, nil, reauth.StatusStale},
 		{"its older name", accountUpdated("error_reauth"), "reported", 1, nil, reauth.StatusStale},
 		{"connected", accountUpdated("connected"), "restored", 0, []string{"restored " + connID}, reauth.StatusConnected},
-		{"disconnected", accountUpdated("disconnected"), "disconnected", 0, nil, reauth.StatusDisconnected},
+		{"disconnected", accountUpdated("disconnected"), "disconnected", 0, []string{"restored " + connID}, reauth.StatusDisconnected},
 		{"one entity reauth", strings.Replace(accountUpdated("reauth"), "null", `"e"`, 1), "reported", 1, nil, reauth.StatusStale},
 		{"one entity connected", strings.Replace(accountUpdated("connected"), "null", `"e"`, 1), "ignored", 0, nil, reauth.StatusConnected},
 		{"one entity disconnected", strings.Replace(accountUpdated("disconnected"), "null", `"e"`, 1), "ignored", 0, nil, reauth.StatusConnected},

@@ -97,6 +97,9 @@ func (c *reauthCase) beginSession(ctx workflow.Context, s *activities.Session, r
 	if first {
 		c.steps = schedule(c.plan.Reminders, c.ref.OpenedAt, c.deadline, c.personIsHere)
 	}
+	if first && c.personIsHere {
+		c.record(ctx, "scheduled", "Somebody is at the page, so the first notice is left out.")
+	}
 	c.setWaiting(ctx, reauth.PhaseAwaitingCustomer)
 }
 
@@ -111,8 +114,10 @@ func (c *reauthCase) block(ctx workflow.Context, problem string) {
 func (c *reauthCase) tellOperator(ctx workflow.Context, phase reauth.Phase, problem string) {
 	c.problems++
 	in := activities.ProblemInput{Case: c.ref, Phase: phase, Problem: problem, Step: problemKey(c.problems)}
+	c.recording++
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		_ = workflow.ExecuteActivity(telling(ctx), acts.TellOperator, in).Get(ctx, nil)
+		c.recording--
 	})
 }
 
@@ -124,8 +129,13 @@ func (c *reauthCase) callOff(ctx workflow.Context) {
 	}
 }
 
-// heal ends the case because the stored token works.
-func (c *reauthCase) heal() {
+// heal ends the case because the stored token works, unless a code or token is
+// in our hands: then that decides.
+func (c *reauthCase) heal(ctx workflow.Context) {
+	if c.holding() {
+		c.lookAt = workflow.Now(ctx).Add(lookAgain)
+		return
+	}
 	if c.adopted {
 		c.end(reauth.OutcomeRecovered, "")
 		return
@@ -137,7 +147,7 @@ func (c *reauthCase) heal() {
 func (c *reauthCase) open() bool { return c.result == nil }
 
 // end gives the case its outcome. The first one stands, except that a customer
-// who comes through while an expiry or cancelling is being told has the last word.
+// who comes through while another end is being told has the last word.
 func (c *reauthCase) end(outcome reauth.Outcome, reason string) {
 	if c.result != nil && (outcome != reauth.OutcomeRecovered || c.result.Outcome.Restored()) {
 		return
@@ -216,7 +226,7 @@ func (c *reauthCase) nextDate() (time.Time, string) {
 
 // news reports whether anything has happened that the story must see.
 func (c *reauthCase) news() bool {
-	return !c.open() || c.redeeming() || c.signalled() || c.cancel != nil || c.restored || c.remindNow || c.credentialsRefused || c.sessionSpent
+	return !c.open() || c.redeeming() || c.signalled() || c.cancel != nil || c.restored || c.remindNow || c.credentialsRefused || c.sessionSpent || c.askAgain
 }
 
 // interrupted reports whether what the main story is doing has become
@@ -240,7 +250,10 @@ func (c *reauthCase) do(ctx workflow.Context, options workflow.ActivityOptions, 
 
 // record puts a line into the case's timeline, without waiting for it.
 func (c *reauthCase) record(ctx workflow.Context, kind, detail string) {
-	in := activities.RecordInput{Case: c.ref, Kind: kind, Detail: detail, LastError: c.status.LastError}
+	in := activities.RecordInput{
+		Case: c.ref, Kind: kind, Detail: detail, Phase: c.phase(), LastError: c.status.LastError,
+		NextNoticeAt: c.nextNoticeAt(), NoticesSent: c.status.NoticesSent,
+	}
 	c.recording++
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		_ = workflow.ExecuteActivity(recording(ctx, kind), acts.Record, in).Get(ctx, nil)

@@ -116,6 +116,17 @@ func (c *reauthCase) closingOptions(ctx workflow.Context) workflow.Context {
 	})
 }
 
+// lookingUp insists on the database's answer.
+func lookingUp(ctx workflow.Context) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout:    30 * time.Second,
+		ScheduleToCloseTimeout: 24 * time.Hour,
+		HeartbeatTimeout:       heartbeat,
+		RetryPolicy:            patience(time.Second, time.Minute),
+		Summary:                "Look whether the code had brought a token after all",
+	})
+}
+
 // recording is for lines of the timeline.
 func recording(ctx workflow.Context, what string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
@@ -130,7 +141,7 @@ func recording(ctx workflow.Context, what string) workflow.Context {
 func telling(ctx workflow.Context) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout:    2 * time.Minute,
-		ScheduleToCloseTimeout: 24 * time.Hour,
+		ScheduleToCloseTimeout: time.Hour,
 		HeartbeatTimeout:       heartbeat,
 		RetryPolicy:            patience(5*time.Second, 10*time.Minute),
 		Summary:                "Tell the operator what only an operator can mend",

@@ -51,6 +51,8 @@ func ReauthWorkflow(ctx workflow.Context, in reauth.Input) (reauth.Result, error
 			c.awaitCredentials(ctx)
 		case c.sessionSpent:
 			c.refresh(ctx)
+		case c.askAgain:
+			c.tryAgain(ctx)
 		case c.restored || due(c.lookAt, now):
 			c.look(ctx)
 		case c.remindNow:
@@ -110,7 +112,7 @@ func (c *reauthCase) confirm(ctx workflow.Context) {
 func (c *reauthCase) notify(ctx workflow.Context, s step) {
 	in := activities.NoticeInput{
 		Case: c.ref, Step: s.key, Kind: c.kindOf(s), SessionOrdinal: c.session.Ordinal, DeadlineAt: c.deadline,
-		LookedAt: c.lookedAt, NextNoticeAt: c.nextNoticeAt(), NoticesSent: c.status.NoticesSent,
+		Cause: s.cause, LookedAt: c.lookedAt, NextNoticeAt: c.nextNoticeAt(), NoticesSent: c.status.NoticesSent,
 	}
 	var out activities.Noticed
 	done, err := c.do(ctx, c.noticing(ctx, s), acts.Notify, in, &out)
@@ -122,7 +124,9 @@ func (c *reauthCase) notify(ctx workflow.Context, s step) {
 		c.steps = append([]step{s}, c.steps...)
 		c.holdNotices = *out.HoldUntil
 	case out.Restored:
-		c.heal()
+		c.heal(ctx)
+	case out.Gone:
+		c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)
 	default:
 		c.status.NoticesSent += out.Sent
 		if out.Problem != "" {
@@ -160,7 +164,9 @@ func (c *reauthCase) look(ctx workflow.Context) (held bool) {
 		c.lookAt = *out.HoldUntil
 		return true
 	case out.Restored:
-		c.heal()
+		c.heal(ctx)
+	case out.Gone:
+		c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)
 	default:
 		c.told = false
 	}
@@ -174,7 +180,9 @@ func (c *reauthCase) renewOrExpire(ctx workflow.Context) {
 		return
 	}
 	if c.status.RenewalsLeft == 0 {
-		if held := c.look(ctx); c.open() && !c.interrupted() && !held {
+		if held := c.look(ctx); held {
+			c.holdSession = c.lookAt // the person is in Connect: so long the session counts
+		} else if c.open() && !c.interrupted() && !c.redeeming() {
 			c.end(reauth.OutcomeExpired, "")
 		}
 		return

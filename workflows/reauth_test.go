@@ -580,15 +580,104 @@ func TestATokenThatDoesNotWorkYet(t *testing.T) {
 		w.verify = adopted
 		w.working = func(int, activities.WorkingInput) error { return retryable() }
 		w.notify = func(n int, in activities.NoticeInput) (activities.Noticed, error) {
-			return activities.Noticed{Sent: 1, Restored: n == 3}, nil
+			return activities.Noticed{Sent: 1, Restored: n == 4}, nil
 		}
 		w.code(time.Hour, "abc")
 		w.after(time.Hour+20*time.Minute, func() { assert.Equal(t, reauth.PhaseVerifying, w.status(t).Phase) })
 		w.after(time.Hour+40*time.Minute, func() { assert.Equal(t, reauth.PhaseAwaitingCustomer, w.status(t).Phase) })
 		result := w.run(t, reauth.Input{})
 		assert.Equal(t, reauth.OutcomeRecovered, result.Outcome, "the customer's token works after all")
-		assert.Equal(t, days(0, 2, 5), w.when("notify"))
+		assert.Equal(t, []string{"first after-0s", "try_again try-again-1", "reminder after-2d", "reminder after-5d"}, w.did("notify"))
+		assert.Equal(t, []string{"2"}, w.did("session"), "a fresh session: the customer is not locked out")
 	})
+}
+
+// The customer is in Connect when the last session ends: the case waits, and
+// costs nothing while it does.
+func TestExpiryWaitsForAPersonInConnect(t *testing.T) {
+	w := newWorld(t)
+	until := opened.Add(80 * time.Minute)
+	w.look = func(int, activities.LookInput) (activities.Looked, error) {
+		if w.env.Now().Before(until) {
+			return activities.Looked{Restored: true, HoldUntil: &until}, nil
+		}
+		return activities.Looked{}, nil
+	}
+	result := w.run(t, reauth.Input{MinutesToExpire: 60, Reminders: []string{"0s"}})
+	assert.Equal(t, reauth.OutcomeExpired, result.Outcome)
+	assert.Equal(t, []time.Duration{80 * time.Minute}, w.when("close"))
+	assert.LessOrEqual(t, len(w.did("look")), 3)
+}
+
+func TestNothingHealsACaseWithACodeInHand(t *testing.T) {
+	w := newWorld(t)
+	w.look = func(int, activities.LookInput) (activities.Looked, error) {
+		w.env.SignalWorkflow(reauth.SignalCodeReceived, reauth.CodeReceived{Code: "abc"})
+		return activities.Looked{Restored: true}, nil
+	}
+	w.verify = func(n int, _ activities.VerifyInput) (activities.Verified, error) {
+		if w.env.Now().Sub(opened) < time.Hour+3*time.Minute {
+			return activities.Verified{}, retryable()
+		}
+		return activities.Verified{State: reauth.CodeRecovered, Generation: 2}, nil
+	}
+	w.signal(time.Hour, reauth.SignalConnectionRestored, nil)
+	assert.Equal(t, reauth.OutcomeRecovered, w.run(t, reauth.Input{}).Outcome)
+	assert.Equal(t, []string{"recovered"}, w.did("close"))
+}
+
+// A token about which there is no answer does not stand in the way of the next.
+func TestATokenThatCannotBeVerifiedBlocksNoOther(t *testing.T) {
+	w := newWorld(t)
+	w.verify = func(n int, in activities.VerifyInput) (activities.Verified, error) {
+		if in.Minted.CodeHash == reauth.CodeHash("one") && w.env.Now().Sub(opened) < 5*day {
+			return activities.Verified{}, retryable()
+		}
+		return activities.Verified{State: reauth.CodeRecovered, Generation: 2}, nil
+	}
+	w.code(time.Hour, "one")
+	w.code(3*time.Hour, "two")
+	w.after(4*time.Hour, func() { assert.Equal(t, reauth.OutcomeRecovered, w.status(t).Outcome) })
+	assert.Equal(t, reauth.OutcomeRecovered, w.run(t, reauth.Input{}).Outcome)
+}
+
+// No answer came while the code lived, but an attempt whose worker died had
+// brought a token: it is found.
+func TestATokenThatNobodyHeardOfIsFound(t *testing.T) {
+	w := newWorld(t)
+	w.redeem = func(int, activities.RedeemInput) (activities.Redeemed, error) {
+		return activities.Redeemed{}, retryable()
+	}
+	w.lookUp = mint("abc")
+	w.code(time.Hour, "abc")
+	assert.Equal(t, reauth.OutcomeRecovered, w.run(t, reauth.Input{}).Outcome)
+	assert.Equal(t, []string{"abc"}, w.did("lookup"))
+	assert.Empty(t, w.did("settle"))
+}
+
+func TestALostCodeAsksForOneMoreClick(t *testing.T) {
+	w := newWorld(t)
+	w.redeem = func(_ int, in activities.RedeemInput) (activities.Redeemed, error) {
+		if in.Code == "abc" {
+			return activities.Redeemed{}, retryable()
+		}
+		return mint(in.Code), nil
+	}
+	w.lookUp = activities.Redeemed{State: reauth.CodeLost}
+	w.code(time.Hour, "abc")
+	w.code(3*time.Hour, "def")
+	assert.Equal(t, reauth.OutcomeRecovered, w.run(t, reauth.Input{}).Outcome)
+	assert.Equal(t, []string{"lost"}, w.did("settle"))
+	assert.Equal(t, []string{"first after-0s", "try_again try-again-1"}, w.did("notify"), "the person has left the page by now")
+}
+
+func TestTheConnectionGoesAwayWhileTheCaseWaits(t *testing.T) {
+	w := newWorld(t)
+	w.look = func(int, activities.LookInput) (activities.Looked, error) { return activities.Looked{Gone: true}, nil }
+	w.signal(time.Hour, reauth.SignalConnectionRestored, nil)
+	result := w.run(t, reauth.Input{})
+	assert.Equal(t, reauth.OutcomeFailed, result.Outcome)
+	assert.Equal(t, reauth.ReasonConnectionNotFound, result.Reason)
 }
 
 // With the database down, a token cannot be verified and stored. It is never
@@ -620,6 +709,7 @@ func TestWrongSignals(t *testing.T) {
 		"a code with a space":   {reauth.SignalCodeReceived, map[string]any{"code": "a b"}, "printable"},
 		"embedded and redirect": {reauth.SignalCodeReceived, map[string]any{"code": "a", "embedded": true, "redirect_uri": "https://x.example/"}, "redirect_uri must be absent"},
 		"a foreign token":       {reauth.SignalTokenMinted, reauth.TokenMinted{ConnectionID: "conn-2", Sealed: []byte("x"), CodeHash: "h", Fingerprint: "f"}, "connection_id"},
+		"a token of nonsense":   {reauth.SignalTokenMinted, reauth.TokenMinted{ConnectionID: connectionID, Sealed: []byte("x"), CodeHash: "h", Fingerprint: "f"}, "needs"},
 		"half a token":          {reauth.SignalTokenMinted, reauth.TokenMinted{ConnectionID: connectionID}, "needs"},
 		"a snooze without end":  {reauth.SignalSnooze, map[string]any{}, "until must be a time"},
 	} {
@@ -635,7 +725,7 @@ func TestWrongSignals(t *testing.T) {
 	}
 	t.Run("undecodable", func(t *testing.T) {
 		w := newWorld(t)
-		for _, name := range []string{reauth.SignalCodeReceived, reauth.SignalSnooze, reauth.SignalTokenMinted, "no-such-signal"} {
+		for _, name := range []string{reauth.SignalCodeReceived, reauth.SignalSnooze, reauth.SignalTokenMinted, reauth.SignalCancel, "no-such-signal"} {
 			w.signal(time.Hour, name, "text instead of an object")
 		}
 		w.code(3*time.Hour, "abc")

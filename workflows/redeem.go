@@ -14,15 +14,19 @@ import (
 // the customer again.
 const verifyingAtMost = 30 * time.Minute
 
+// leftThePage is how long a code may take before the person who brought it has
+// most likely left the page that waits for it.
+const leftThePage = 45 * time.Second
+
 // redeemer is what has become of the codes that arrived. A code is exchanged
-// as soon as those before it have been, whatever else the case is doing; the
-// tokens they bring are verified one after the other, beside the exchange, so
-// that a database outage never lets a code grow old.
+// as soon as those before it have been, whatever else the case is doing; each
+// token that one brings is verified on its own, so that neither a database
+// outage nor a token that Finch has no answer about lets a code grow old.
 type redeemer struct {
 	codes       []activities.RedeemInput // waiting or under way, the oldest first
-	minted      []reauth.TokenMinted     // the same for tokens
+	inHand      int                      // tokens that are neither adopted nor set aside
+	stalled     int                      // those of them whose verifying takes too long
 	working     int                      // adopted tokens that do not work yet
-	stalled     bool                     // verifying takes longer than it may
 	adopted     bool                     // a token of this case is stored
 	knownCodes  map[string]bool
 	knownTokens map[string]bool
@@ -30,6 +34,9 @@ type redeemer struct {
 	credentialsRefused bool
 	// sessionSpent: a code came of the session, but brought nothing back.
 	sessionSpent bool
+	// askAgain: the person must be written to, because of askCause.
+	askAgain bool
+	askCause reauth.CodeState
 }
 
 func (r *redeemer) knowCode(hash string) {
@@ -49,11 +56,11 @@ func (r *redeemer) knowToken(fingerprint string) {
 // redeeming reports whether a code or token is on its way, so that the main
 // story must wait for it.
 func (r *redeemer) redeeming() bool {
-	return len(r.codes) > 0 || (len(r.minted) > 0 && !r.stalled) || r.working > 0
+	return len(r.codes) > 0 || r.inHand > r.stalled || r.working > 0
 }
 
 // holding reports whether a code or token is in our hands at all.
-func (r *redeemer) holding() bool { return r.redeeming() || len(r.minted) > 0 }
+func (r *redeemer) holding() bool { return r.redeeming() || r.inHand > 0 }
 
 // awaitRedeem waits until the codes that have arrived are through.
 func (c *reauthCase) awaitRedeem(ctx workflow.Context) {
@@ -85,7 +92,7 @@ func (c *reauthCase) exchange(ctx workflow.Context, code activities.RedeemInput)
 		if out.Minted == nil {
 			// The code died of our own fault: the person is asked again once
 			// the credentials work.
-			out.State = reauth.CodeUnusable
+			out.State, out.Unanswered = reauth.CodeUnusable, false
 			c.credentialsRefused, c.personIsHere = true, false
 		} else if c.session != nil {
 			c.setWaiting(ctx, reauth.PhaseAwaitingCustomer)
@@ -93,28 +100,61 @@ func (c *reauthCase) exchange(ctx workflow.Context, code activities.RedeemInput)
 			c.setWaiting(ctx, reauth.PhaseConfirming)
 		}
 	}
-	if out.Minted != nil {
-		if !c.knownTokens[out.Minted.Fingerprint] {
-			c.knowToken(out.Minted.Fingerprint)
-			c.minted = append(c.minted, *out.Minted)
-		}
-		return
+	switch {
+	case out.Minted != nil:
+		c.hold(ctx, *out.Minted)
+	case out.Unanswered:
+		c.lookUp(ctx, code)
+	default:
+		c.fail(ctx, code, out)
 	}
-	c.trouble(codeTrouble(out))
-	c.sessionSpent = true
-	c.settle(ctx, activities.SettleInput{
-		Case: &c.ref, CodeHash: reauth.CodeHash(code.Code), State: out.State, Problem: out.Problem, SessionOrdinal: c.ordinal(),
-	})
 }
 
 // redeem runs the exchange for as long as the code lives.
 func (c *reauthCase) redeem(ctx workflow.Context, code activities.RedeemInput) activities.Redeemed {
 	var out activities.Redeemed
-	err := workflow.ExecuteActivity(redeeming(ctx, code), acts.Redeem, code).Get(ctx, &out)
-	if err != nil {
-		return activities.Redeemed{State: reauth.CodeLost, Problem: "the provider gave no usable answer while the code lived"}
+	if err := workflow.ExecuteActivity(redeeming(ctx, code), acts.Redeem, code).Get(ctx, &out); err != nil {
+		return activities.Redeemed{State: reauth.CodeLost, Unanswered: true, Problem: "the provider gave no usable answer while the code lived"}
 	}
 	return out
+}
+
+// lookUp asks the database about a code that is dead, but may have brought a
+// token in an attempt whose worker died. It insists on an answer.
+func (c *reauthCase) lookUp(ctx workflow.Context, code activities.RedeemInput) {
+	c.inHand++
+	c.stalled++
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		code.LookUp = true
+		var out activities.Redeemed
+		err := workflow.ExecuteActivity(lookingUp(ctx), acts.Redeem, code).Get(ctx, &out)
+		c.inHand--
+		c.stalled--
+		if err == nil && out.Minted != nil {
+			c.hold(ctx, *out.Minted)
+			return
+		}
+		c.fail(ctx, code, activities.Redeemed{State: reauth.CodeLost, Problem: out.Problem})
+		c.show(ctx)
+	})
+}
+
+// fail records a code that came to nothing: the person is asked to try again.
+func (c *reauthCase) fail(ctx workflow.Context, code activities.RedeemInput, out activities.Redeemed) {
+	c.trouble(codeTrouble(out))
+	c.sessionSpent = true
+	c.askLater(ctx, code.ReceivedAt, out.State)
+	c.settle(ctx, activities.SettleInput{
+		Case: &c.ref, CodeHash: reauth.CodeHash(code.Code), State: out.State, Problem: out.Problem, SessionOrdinal: c.ordinal(),
+	})
+}
+
+// askLater remembers to write to a person who may have left the page. When our
+// own credentials are refused, awaitCredentials does that once they work.
+func (c *reauthCase) askLater(ctx workflow.Context, since time.Time, cause reauth.CodeState) {
+	if !c.credentialsRefused && workflow.Now(ctx).Sub(since) > leftThePage {
+		c.askAgain, c.askCause = true, cause
+	}
 }
 
 func (c *reauthCase) settle(ctx workflow.Context, in activities.SettleInput) {
@@ -125,27 +165,34 @@ func (c *reauthCase) settle(ctx workflow.Context, in activities.SettleInput) {
 	})
 }
 
-// verifyTokens verifies and adopts every minted token, one after the other.
-func (c *reauthCase) verifyTokens(ctx workflow.Context) {
-	for workflow.Await(ctx, func() bool { return len(c.minted) > 0 }) == nil {
-		c.verify(ctx, c.minted[0])
-		c.minted = c.minted[1:]
-		c.stalled = false
-		c.show(ctx)
+// hold takes a minted token into our hands until it is adopted or set aside.
+func (c *reauthCase) hold(ctx workflow.Context, minted reauth.TokenMinted) {
+	if c.knownTokens[minted.Fingerprint] {
+		return
 	}
+	c.knowToken(minted.Fingerprint)
+	c.inHand++
+	workflow.GoNamed(ctx, "verify", func(ctx workflow.Context) {
+		c.verify(ctx, minted)
+		c.inHand--
+		c.show(ctx)
+	})
 }
 
+// verify finds out whose a token is. It is never given up: the token may be
+// the only one that works.
 func (c *reauthCase) verify(ctx workflow.Context, minted reauth.TokenMinted) {
 	c.show(ctx)
 	in := activities.VerifyInput{Case: c.ref, Minted: minted, SessionOrdinal: c.ordinal()}
 	var out activities.Verified
 	err := workflow.ExecuteActivity(verifying(ctx, verifyingAtMost), acts.Verify, in).Get(ctx, &out)
 	for err != nil {
-		// Never given up: the token may be the only one that works.
-		c.stalled = true
+		c.stalled++
 		c.trouble("The new token could not be verified yet; it is kept and tried again.")
 		c.show(ctx)
+		c.record(ctx, "verifying_takes_long", c.status.LastError)
 		err = workflow.ExecuteActivity(verifying(ctx, 0), acts.Verify, in).Get(ctx, &out)
+		c.stalled--
 	}
 	c.status.Generation = max(c.status.Generation, out.Generation)
 	switch out.State {
@@ -164,6 +211,7 @@ func (c *reauthCase) verify(ctx workflow.Context, minted reauth.TokenMinted) {
 		}
 	default:
 		c.sessionSpent = true
+		c.askLater(ctx, minted.MintedAt, out.State)
 		c.trouble(out.Problem)
 		c.tellOperator(ctx, "", out.Problem)
 	}
@@ -178,7 +226,9 @@ func (c *reauthCase) awaitWorking(ctx workflow.Context, minted reauth.TokenMinte
 	if err == nil {
 		c.end(reauth.OutcomeRecovered, "")
 	} else {
+		c.sessionSpent = true
 		c.trouble("The new token is stored, but the provider still refuses the connection.")
+		c.askAgain, c.askCause = true, ""
 	}
 	c.show(ctx)
 }
@@ -197,12 +247,16 @@ func RedeemWorkflow(ctx workflow.Context, in reauth.RedeemInput) (reauth.RedeemR
 	code := activities.RedeemInput{Application: in.Application, Code: in.Code, RedirectURI: in.RedirectURI, ReceivedAt: workflow.GetInfo(ctx).WorkflowStartTime}
 	var out activities.Redeemed
 	err := workflow.ExecuteActivity(redeeming(ctx, code), acts.Redeem, code).Get(ctx, &out)
+	state := reauth.CodeLost
 	if err == nil && out.Blocked {
-		code.Patient = true
+		state, code.Patient = reauth.CodeUnusable, true
 		err = workflow.ExecuteActivity(redeeming(ctx, code), acts.Redeem, code).Get(ctx, &out)
 	}
-	if err != nil {
-		out = activities.Redeemed{State: reauth.CodeLost}
+	if err != nil || out.Unanswered {
+		code.LookUp = true
+		if err := workflow.ExecuteActivity(lookingUp(ctx), acts.Redeem, code).Get(ctx, &out); err != nil || out.Minted == nil {
+			out = activities.Redeemed{State: state}
+		}
 	}
 	if out.Minted == nil {
 		in := activities.SettleInput{CodeHash: reauth.CodeHash(code.Code), State: out.State, Problem: out.Problem}

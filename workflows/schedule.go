@@ -18,6 +18,8 @@ type step struct {
 	key  string
 	at   time.Time
 	kind activities.NoticeKind // empty: first or reminder, as it comes
+	// cause says more of a NoticeTryAgain: the state of the code that came to nothing.
+	cause reauth.CodeState
 }
 
 // schedule works out when notices are due. Offsets count from the case's
@@ -35,7 +37,7 @@ func schedule(reminders []string, opened, deadline time.Time, personIsHere bool)
 		switch {
 		case r.Before > 0:
 			if at := deadline.Add(-r.Before); at.Sub(opened) > nearLastCall {
-				calls = append(calls, step{"before-" + span(r.Before), at, activities.NoticeLastCall})
+				calls = append(calls, step{key: "before-" + span(r.Before), at: at, kind: activities.NoticeLastCall})
 			}
 		case r.After > 0 || !personIsHere:
 			steps = append(steps, step{key: "after-" + span(r.After), at: opened.Add(r.After)})

@@ -19,9 +19,16 @@ func (c *reauthCase) awaitCredentials(ctx workflow.Context) {
 	}
 	c.openSession(ctx, activities.SessionInput{RenewalsLeft: c.status.RenewalsLeft, Patient: true})
 	if c.open() && !c.interrupted() {
-		c.tryAgains++
-		c.notify(ctx, step{key: tryAgainKey(c.tryAgains), at: workflow.Now(ctx), kind: activities.NoticeTryAgain})
+		c.askAgain, c.askCause = true, ""
 	}
+}
+
+// tryAgain asks somebody to click once more who may have left the page before
+// it could say so.
+func (c *reauthCase) tryAgain(ctx workflow.Context) {
+	c.askAgain = false
+	c.tryAgains++
+	c.notify(ctx, step{key: tryAgainKey(c.tryAgains), at: workflow.Now(ctx), kind: activities.NoticeTryAgain, cause: c.askCause})
 }
 
 // refresh opens a fresh session in place of one that Connect may regard as

@@ -53,7 +53,6 @@ func (c *reauthCase) listen(ctx workflow.Context) workflow.Context {
 		}
 	})
 	workflow.GoNamed(ctx, "exchange", c.exchangeCodes)
-	workflow.GoNamed(ctx, "verify", c.verifyTokens)
 	return ctx
 }
 
@@ -90,8 +89,7 @@ func (c *reauthCase) receiveOne(ctx workflow.Context, channel workflow.ReceiveCh
 		channel.ReceiveAsync(nil)
 		c.restored = true
 	case reauth.SignalCancel:
-		m, _ := message[reauth.Cancel](channel)
-		if c.cancel == nil {
+		if m, ok := message[reauth.Cancel](channel); ok && c.cancel == nil {
 			m.Reason = clip(m.Reason, 200)
 			c.cancel = &m
 		}
@@ -131,12 +129,11 @@ func (c *reauthCase) takeToken(ctx workflow.Context, m reauth.TokenMinted) {
 	switch {
 	case m.ConnectionID != c.ref.ConnectionID:
 		c.fault(ctx, reauth.SignalTokenMinted, "its connection_id is not this case's")
-	case len(m.Sealed) == 0 || m.CodeHash == "" || m.Fingerprint == "":
+	case len(m.Sealed) == 0 || !reauth.IsHash(m.CodeHash) || !reauth.IsHash(m.Fingerprint):
 		c.fault(ctx, reauth.SignalTokenMinted, "it needs connection_id, code_hash, fingerprint and sealed")
-	case !c.knownTokens[m.Fingerprint]:
-		c.knowToken(m.Fingerprint)
+	default:
 		c.knowCode(m.CodeHash)
-		c.minted = append(c.minted, m)
+		c.hold(ctx, m)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -170,6 +171,17 @@ func (s *starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Retry-After", "5")
+	if r.URL.Path == "/callback" {
+		// A person comes back from Connect with a code that lives ten minutes:
+		// the browser must keep it and try again.
+		w.Header().Set("Refresh", "3")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, `<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><title>One moment</title>`+
+			`<h1>One moment…</h1><p>Please keep this page open: we are just starting, and go on by ourselves. Nothing of your sign-in is lost.</p></html>`)
+		return
+	}
 	http.Error(w, "This service is starting. Please try again in a moment.", http.StatusServiceUnavailable)
 }
 

@@ -304,13 +304,13 @@ END $$;
 CREATE TRIGGER connections_keep_generation BEFORE UPDATE OF generation, last_generation ON connections
     FOR EACH ROW EXECUTE FUNCTION connections_keep_generation();
 
--- The first outcome stands; only a customer who came through while an expiry
--- or a cancelling was being told has the last word.
+-- The first outcome stands; only a customer who came through while another end
+-- was being told has the last word.
 -- +goose StatementBegin
 CREATE FUNCTION cases_keep_outcome() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF OLD.outcome IS NOT NULL AND (NEW.outcome IS DISTINCT FROM OLD.outcome OR NEW.closed_at IS DISTINCT FROM OLD.closed_at)
-       AND NOT (OLD.outcome IN ('expired', 'cancelled') AND NEW.outcome IS NOT DISTINCT FROM 'recovered') THEN
+       AND NOT (OLD.outcome NOT IN ('recovered', 'healed') AND NEW.outcome IS NOT DISTINCT FROM 'recovered') THEN
         RAISE EXCEPTION 'the first outcome of a case stands' USING ERRCODE = 'integrity_constraint_violation';
     END IF;
     RETURN NEW;
