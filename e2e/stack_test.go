@@ -342,12 +342,13 @@ func tail(text string, n int) string {
 
 func (s *stack) status(c customer) reauth.Status {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	answer, err := s.temporal.QueryWorkflow(ctx, reauth.WorkflowID(c.id), "", reauth.QueryStatus)
-	require.NoError(s.t, err)
 	var status reauth.Status
-	require.NoError(s.t, answer.Get(&status))
+	s.eventually("the case answers a query", func() bool { // its worker may just be starting
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		answer, err := s.temporal.QueryWorkflow(ctx, reauth.WorkflowID(c.id), "", reauth.QueryStatus)
+		return err == nil && answer.Get(&status) == nil
+	})
 	return status
 }
 

@@ -132,6 +132,7 @@ func (c *reauthCase) callOff(ctx workflow.Context) {
 // heal ends the case because the stored token works, unless a code or token is
 // in our hands: then that decides.
 func (c *reauthCase) heal(ctx workflow.Context) {
+	c.receive(ctx)
 	if c.holding() {
 		c.lookAt = workflow.Now(ctx).Add(lookAgain)
 		return

@@ -180,7 +180,9 @@ func (c *reauthCase) renewOrExpire(ctx workflow.Context) {
 		return
 	}
 	if c.status.RenewalsLeft == 0 {
-		if held := c.look(ctx); held {
+		held := c.look(ctx)
+		c.receive(ctx) // a code that has arrived meanwhile wins
+		if held {
 			c.holdSession = c.lookAt // the person is in Connect: so long the session counts
 		} else if c.open() && !c.interrupted() && !c.redeeming() {
 			c.end(reauth.OutcomeExpired, "")
