@@ -51,7 +51,7 @@ func TestCloseAndTell(t *testing.T) {
 				reason = reauth.ReasonConnectionNotFound
 			}
 			in := closing(c, outcome, reason)
-			in.Generation = 1
+			in.Generation = 7
 			told := len(r.mails(operatorMail))
 			closedAt := r.now
 			for repeated := range 2 { // the second time nothing more happens
@@ -60,6 +60,7 @@ func TestCloseAndTell(t *testing.T) {
 				assert.Equal(t, outcome, row.Outcome)
 				assert.Equal(t, reason, row.CloseReason)
 				assert.Equal(t, closedAt, *row.ClosedAt)
+				assert.Equal(t, int64(7), row.Generation)
 				connection, err := r.db.Connection(t.Context(), c.id)
 				require.NoError(t, err)
 				assert.Equal(t, test.status, connection.Status)
@@ -170,7 +171,7 @@ func TestTheFirstOutcomeStands(t *testing.T) {
 func TestFixedNotesGoToWhoWasAlerted(t *testing.T) {
 	r := newRig(t)
 	stays, leaves, comes := "planted.stays@acme.example", "planted.leaves@acme.example", "planted.comes@acme.example"
-	c := r.stale(func(o *options) { o.contacts = []string{stays, leaves} })
+	c := r.stale(func(o *options) { o.contacts = []string{leaves, stays} })
 	perform(r, r.acts.Notify, r.notice(c))
 	r.secret(comes)
 	_, err := r.db.PutConnection(t.Context(), reauth.Connection{ConnectionID: c.id, Contacts: []reauth.Contact{{Email: comes}, {Email: stays}}})
@@ -284,6 +285,7 @@ func TestTellOperator(t *testing.T) {
 		assert.Equal(t, []string{in.Problem}, r.timeline(c, "operator_needed"))
 		assert.Equal(t, reauth.PhaseBlocked, r.row(c).Phase)
 		assert.Equal(t, in.Problem, r.row(c).LastError)
+		r.advance(time.Minute)
 	}
 	mail := r.mails(operatorMail)[0]
 	assert.Contains(t, mail.Text, in.Problem)

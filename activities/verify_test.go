@@ -1,6 +1,7 @@
 package activities_test
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -145,10 +146,25 @@ func TestVerifyAsksWhetherItWorks(t *testing.T) {
 	}
 }
 
+// asking is a provider before whose answer something happens.
+type asking struct {
+	activities.Provider
+	before func()
+}
+
+func (a asking) Inspect(ctx context.Context, access activities.Access) (activities.Inspection, error) {
+	a.before()
+	return a.Provider.Inspect(ctx, access)
+}
+
 func TestVerifySetsAside(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	type arranged struct{ owner, problem string }
+	removed := func(id string) {
+		_, err := r.db.RemoveConnection(ctx, id)
+		require.NoError(t, err)
+	}
 	for name, test := range map[string]struct {
 		arrange  func(c *customer, in *activities.VerifyInput, token string) arranged
 		state    reauth.CodeState
@@ -164,6 +180,7 @@ func TestVerifySetsAside(t *testing.T) {
 				r.opened(out.Minted)
 				in.Minted = *out.Minted
 				require.NotEqual(t, c.id, in.Minted.ConnectionID)
+				r.fail(answer(introspect, 401, `{"finch_code": "reauthenticate_user"}`)) // which names nobody
 				return arranged{in.Minted.ConnectionID, in.Minted.ConnectionID}
 			},
 			state: reauth.CodeWrongAccount, reason: "wrong_account",
@@ -186,8 +203,19 @@ func TestVerifySetsAside(t *testing.T) {
 		},
 		"the connection was removed": {
 			arrange: func(c *customer, _ *activities.VerifyInput, _ string) arranged {
-				_, err := r.db.RemoveConnection(ctx, c.id)
-				require.NoError(t, err)
+				removed(c.id)
+				r.fail(always(introspect, finchsim.FaultServerError)) // nobody need be asked
+				return arranged{owner: c.id}
+			},
+			state: reauth.CodeQuarantined, reason: "connection_removed",
+		},
+		"the connection is removed meanwhile": {
+			arrange: func(c *customer, _ *activities.VerifyInput, _ string) arranged {
+				id, finch := c.id, r.acts.Providers[reauth.DefaultApplication]
+				r.acts.Providers[reauth.DefaultApplication] = asking{finch, func() {
+					r.acts.Providers[reauth.DefaultApplication] = finch
+					removed(id)
+				}}
 				return arranged{owner: c.id}
 			},
 			state: reauth.CodeQuarantined, reason: "connection_removed",
@@ -359,45 +387,4 @@ func TestVerifyOpensTheCase(t *testing.T) {
 	row := r.row(c)
 	assert.Equal(t, reauth.SourceLink, row.Source)
 	assert.Equal(t, reauth.OutcomeRecovered, row.Outcome)
-}
-
-func TestAwaitWorking(t *testing.T) {
-	r := newRig(t)
-	c, in, _ := r.back()
-	require.NoError(t, r.sim.Break(c.id))
-	require.Equal(t, reauth.CodeAdopted, perform(r, r.acts.Verify, in).State)
-	await := alone(r.acts.AwaitWorking)
-	working := activities.WorkingInput{Case: c.ref, CodeHash: in.Minted.CodeHash, Generation: 2}
-
-	for name, test := range map[string]struct {
-		fault finchsim.Fault
-		kind  string
-	}{
-		"not yet":            {finchsim.Fault{}, "not_working_yet"},
-		"the provider fails": {always(introspect, finchsim.FaultServerError), "unavailable"},
-		"the token is dead":  {answer(introspect, 401, invalidToken), "invalid_token"},
-	} {
-		if r.fail(); test.fault.Kind != "" {
-			r.fail(test.fault)
-		}
-		_, err := run(r, await, working)
-		assert.Equal(t, test.kind, r.failure(err).Type(), name)
-		assert.True(t, r.row(c).Open(), name)
-	}
-
-	r.fail()
-	require.NoError(t, r.sim.Restore(c.id))
-	for range 2 {
-		perform(r, await, working)
-		row := r.row(c)
-		assert.Equal(t, reauth.OutcomeRecovered, row.Outcome)
-		assert.Equal(t, int64(2), row.Generation)
-		assert.Equal(t, reauth.CodeRecovered, r.code(in).State)
-		assert.Equal(t, []string{"evt_" + c.ref.CaseID + "_recovered"}, r.outbox(c))
-	}
-
-	_, err := r.db.RemoveConnection(t.Context(), c.id)
-	require.NoError(t, err)
-	_, err = run(r, await, working)
-	require.ErrorContains(t, err, "there is none")
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -18,9 +19,11 @@ import (
 
 const (
 	courierEvery   = time.Second
-	courierBatch   = 10
-	courierLease   = time.Minute
 	courierTimeout = 15 * time.Second
+	// courierLease outlives a batch whose every delivery takes its time, so that
+	// no other courier brings the rest of it meanwhile.
+	courierBatch   = 3
+	courierLease   = time.Minute
 	courierGivesUp = 5 * 24 * time.Hour
 	courierMaxWait = 6 * time.Hour
 )
@@ -50,7 +53,7 @@ func CheckWebhook(rawURL, secret string) error {
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return fmt.Errorf("the webhook URL must be an absolute http or https URL")
 	}
-	if _, err := standardwebhooks.NewWebhook(secret); err != nil || secret == "" {
+	if _, err := standardwebhooks.NewWebhook(secret); err != nil || strings.TrimPrefix(secret, "whsec_") == "" {
 		return fmt.Errorf("the webhook secret must be base64, with or without the prefix whsec_")
 	}
 	return nil
@@ -101,10 +104,14 @@ func (c *courier) round(ctx context.Context) int {
 	}
 	for _, event := range events {
 		problem := c.deliver(ctx, event)
+		if problem != "" && ctx.Err() != nil {
+			break // stopped amid the delivery: it comes again when its lease is over
+		}
+		record := context.WithoutCancel(ctx) // what became of it, even if we are stopped meanwhile
 		if problem == "" {
-			err = c.outbox.Delivered(ctx, event.ID)
+			err = c.outbox.Delivered(record, event.ID)
 		} else {
-			err = c.outbox.DeliveryFailed(ctx, event.ID, c.next(event), problem)
+			err = c.outbox.DeliveryFailed(record, event.ID, c.next(event), problem)
 		}
 		if err != nil {
 			c.logger.WarnContext(ctx, "A webhook's delivery could not be recorded; it will come again", "event", event.ID, "error", err)

@@ -22,6 +22,14 @@ type step struct {
 	cause reauth.CodeState
 }
 
+// words names a step for people who read the web UI.
+func (s step) words() string {
+	if s.key == "after-0s" {
+		return "at once"
+	}
+	return strings.ReplaceAll(s.key, "-", " ")
+}
+
 // schedule works out when notices are due. Offsets count from the case's
 // opening. Steps at or past the deadline are dropped, and so are steps within
 // twelve hours of a last call, for which the first notice of all is no

@@ -179,7 +179,7 @@ func (c *reauthCase) nextNotice() string {
 	if len(c.steps) == 0 {
 		return ""
 	}
-	return "Until notice " + c.steps[0].key + " is due, or the customer comes back"
+	return "Until the next notice (" + c.steps[0].words() + ") is due, or the customer comes back"
 }
 
 func (c *reauthCase) sessionEnd() string {
