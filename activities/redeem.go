@@ -31,6 +31,16 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 	if minted, ok := a.mintedBefore(ctx, hash); ok {
 		return Redeemed{State: reauth.CodeMinted, Minted: minted}, nil
 	}
+	if in.Application == "" && in.Case != nil { // a case that begins with its code
+		a.besideDatabase(ctx, "the connection's application could not be read; the default one is used", func(ctx context.Context) error {
+			connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
+			in.Application = connection.Application
+			if errors.Is(err, db.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+	}
 	provider, err := a.provider(in.Application)
 	if err != nil {
 		return a.redeemBlocked(in, wordsOf(err))

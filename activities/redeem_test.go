@@ -331,3 +331,15 @@ func TestSettleCode(t *testing.T) {
 		assert.Equal(t, "https://connect.example/", r.row(c).ConnectURL)
 	})
 }
+
+// A case that begins with its code has asked nobody yet whose client
+// credentials its connection belongs to.
+func TestRedeemFindsTheApplication(t *testing.T) {
+	r := newRig(t)
+	c, in, _ := r.back()
+	_, err := r.db.PutConnection(t.Context(), reauth.Connection{ConnectionID: c.id, Application: wrongSecret})
+	require.NoError(t, err)
+	out, err := run(r, r.acts.Redeem, activities.RedeemInput{Case: &in.Case, Code: "planted-code-of-another-application"})
+	require.NoError(t, err)
+	assert.True(t, out.Blocked, "it asks with that application's credentials, which are wrong")
+}

@@ -221,15 +221,12 @@ func (b *tab) hear(event any) {
 	case *audits.EventIssueAdded:
 		if csp := e.Issue.Details.ContentSecurityPolicyIssueDetails; csp != nil {
 			complain("content security policy", csp.ViolatedDirective, csp.BlockedURL)
-		} else if !slices.Contains(harmless, e.Issue.Code) {
+		} else {
 			details, _ := json.Marshal(e.Issue.Details)
 			complain("issue", string(e.Issue.Code), string(details))
 		}
 	}
 }
-
-// harmless are issues that Chromium raises about how a page could be nicer.
-var harmless []audits.InspectorIssueCode
 
 func header(headers network.Headers, name string) string {
 	for k, v := range headers {

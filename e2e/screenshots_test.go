@@ -147,14 +147,20 @@ func (c camera) history(name, address string, texts ...string) {
 	c.tab.t.Helper()
 	c.tab.resize(screen{width: 1440, height: 1400, scale: 1})
 	c.tab.opens(address)
-	c.tab.do("choosing the compact view", chromedp.Click(chromedp.CSS(`[data-testid=compact]`), chromedp.NodeVisible))
 	c.tab.showsText(append(texts, `"connection_id"`)...)
-	// What happened first comes first. The button says which order there is,
+	// One line for each step, the first one first. The buttons may not act yet,
 	// and the order is remembered from one case to the next.
-	const order = `[...document.querySelectorAll("button")].find(b => ["Ascending", "Descending"].includes(b.innerText.trim()))`
-	c.tab.truly("the order can be chosen", order+` !== undefined`)
-	c.tab.truly("the order is chosen", `(b => { if (b.innerText.trim() === "Descending") b.click(); return true })(`+order+`)`)
-	c.tab.truly("the first step is on the first line", `document.querySelector("tbody tr").innerText.includes("Confirm")`)
+	c.tab.truly("the first step is on the first line", `(() => {
+		const order = [...document.querySelectorAll("button")].find(b => ["Ascending", "Descending"].includes(b.innerText.trim()))
+		const first = document.querySelector("tbody tr")?.innerText ?? ""
+		const ascending = order?.innerText.trim() === "Ascending"
+		if (ascending && first.includes("Confirm")) return true
+		if (Date.now() - (window.pressedAt ?? 0) > 1000) {
+			window.pressedAt = Date.now()
+			ascending ? document.querySelector("[data-testid=compact]")?.click() : order?.click()
+		}
+		return false
+	})()`)
 	c.take(c.tab, name, c.tab.number(`Math.max(...[...document.querySelectorAll("tbody tr")].map(t => t.getBoundingClientRect().bottom)) + 1`))
 }
 
@@ -187,8 +193,8 @@ func (c camera) take(b *tab, name string, height float64) {
 	assert.Less(b.t, len(picture), pictureLimit, "%s is too large", path)
 }
 
-// fewerColors rewrites a PNG with the 256 colors that it has most of, which
-// makes it a third as large. Screens have few colors besides.
+// fewerColors rewrites a PNG with 256 colors, which makes it a third as large:
+// those that it has most of, and of the others some of every kind.
 func fewerColors(picture []byte) ([]byte, error) {
 	in, err := png.Decode(bytes.NewReader(picture))
 	if err != nil {
@@ -200,8 +206,12 @@ func fewerColors(picture []byte) ([]byte, error) {
 			count[in.At(x, y)]++
 		}
 	}
-	palette := color.Palette(slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return count[b] - count[a] }))
-	palette = palette[:min(len(palette), 256)]
+	var palette color.Palette
+	for _, c := range slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return count[b] - count[a] }) {
+		if len(palette) < 64 || len(palette) < 256 && apart(c, palette[palette.Index(c)]) {
+			palette = append(palette, c)
+		}
+	}
 	nearest := make(map[color.Color]uint8, len(count))
 	for c := range count {
 		nearest[c] = uint8(palette.Index(c)) //nolint:gosec // one of 256
@@ -215,6 +225,14 @@ func fewerColors(picture []byte) ([]byte, error) {
 	var b bytes.Buffer
 	err = (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&b, out)
 	return b.Bytes(), err
+}
+
+// apart tells whether two colors are easily told from each other.
+func apart(a, b color.Color) bool {
+	ar, ag, ab, _ := a.RGBA()
+	br, bg, bb, _ := b.RGBA()
+	far := func(x, y uint32) bool { return max(x, y)-min(x, y) > 0x1400 }
+	return far(ar, br) || far(ag, bg) || far(ab, bb)
 }
 
 func (b *tab) resize(on screen) {

@@ -169,7 +169,12 @@ func sorryPage(message string) page {
 
 func companyOf(c reauth.Connection) string { return cmp.Or(c.CustomerName, "your company") }
 
-func systemOf(c reauth.Connection) string { return cmp.Or(c.System, "the payroll and HR system") }
+func systemOf(c reauth.Connection) string {
+	if c.System != "" {
+		return "the " + c.System + " account"
+	}
+	return "the payroll and HR system"
+}
 
 func providerName(p reauth.Provider) string {
 	if p == reauth.Finch {

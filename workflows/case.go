@@ -116,7 +116,7 @@ func (c *reauthCase) tellOperator(ctx workflow.Context, phase reauth.Phase, prob
 	in := activities.ProblemInput{Case: c.ref, Phase: phase, Problem: problem, Step: problemKey(c.problems)}
 	c.recording++
 	workflow.Go(ctx, func(ctx workflow.Context) {
-		_ = workflow.ExecuteActivity(telling(ctx), acts.TellOperator, in).Get(ctx, nil)
+		_ = workflow.ExecuteActivity(telling(ctx, problem), acts.TellOperator, in).Get(ctx, nil)
 		c.recording--
 	})
 }

@@ -92,7 +92,7 @@ func verifying(ctx workflow.Context, atMost time.Duration) workflow.Context {
 		ScheduleToCloseTimeout: atMost,
 		HeartbeatTimeout:       heartbeat,
 		RetryPolicy:            patience(time.Second, time.Minute),
-		Summary:                "Check that the same connection came back, and store the new token",
+		Summary:                "Check whose token it is; store it only if the same connection came back",
 	})
 }
 
@@ -138,13 +138,13 @@ func recording(ctx workflow.Context, what string) workflow.Context {
 	})
 }
 
-func telling(ctx workflow.Context) workflow.Context {
+func telling(ctx workflow.Context, problem string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout:    2 * time.Minute,
 		ScheduleToCloseTimeout: time.Hour,
 		HeartbeatTimeout:       heartbeat,
 		RetryPolicy:            patience(5*time.Second, 10*time.Minute),
-		Summary:                "Tell the operator what only an operator can mend",
+		Summary:                "Tell the operator: " + clip(problem, 100),
 	})
 }
 

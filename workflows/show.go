@@ -97,11 +97,14 @@ func (c *reauthCase) trouble(problem string) {
 
 // details says in Markdown where the case stands; the web UI shows it.
 func (c *reauthCase) details() string {
-	lines := []string{
-		"**" + c.headline() + "**\n",
-		fmt.Sprintf("- Connection `%s` at %s, reported by `%s`", c.ref.ConnectionID, c.providerName(), c.ref.Report.Source),
-		"- Open since " + stamp(c.ref.OpenedAt),
+	lines := []string{"**" + c.headline() + "**\n"}
+	if c.status.LastError != "" {
+		lines = append(lines, "- Last trouble: "+c.status.LastError)
 	}
+	lines = append(lines,
+		fmt.Sprintf("- Connection `%s` at %s, reported by `%s`", c.ref.ConnectionID, c.providerName(), c.ref.Report.Source),
+		"- Open since "+stamp(c.ref.OpenedAt),
+	)
 	if c.session != nil {
 		lines = append(lines, fmt.Sprintf("- Connect session %d, until %s (renewals left: %d)", c.session.Ordinal, stamp(c.session.ExpiresAt), c.status.RenewalsLeft))
 	}
@@ -115,9 +118,6 @@ func (c *reauthCase) details() string {
 	}
 	if c.status.Generation > 0 {
 		lines = append(lines, fmt.Sprintf("- Token generation %d is stored", c.status.Generation))
-	}
-	if c.status.LastError != "" {
-		lines = append(lines, "- Last trouble: "+c.status.LastError)
 	}
 	return strings.Join(lines, "\n") + "\n"
 }
@@ -179,14 +179,14 @@ func (c *reauthCase) nextNotice() string {
 	if len(c.steps) == 0 {
 		return ""
 	}
-	return "Until the next notice (" + c.steps[0].words() + ") is due, or the customer comes back"
+	return "Next notice (" + c.steps[0].words() + "), unless the customer comes back"
 }
 
 func (c *reauthCase) sessionEnd() string {
 	if c.status.RenewalsLeft > 0 {
-		return "Until the Connect session ends and is renewed, or the customer comes back"
+		return "The session ends and is renewed, unless the customer comes back"
 	}
-	return "Until the deadline, or the customer comes back"
+	return "Deadline, unless the customer comes back"
 }
 
 func (c *reauthCase) providerName() string {
