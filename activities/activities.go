@@ -68,7 +68,7 @@ type Activities struct {
 	Now       func() time.Time
 }
 
-// Waits that DESIGN prescribes.
+// How long each step waits; docs/architecture.md says why.
 const (
 	// clickSpares is how long after a click no session is renewed.
 	clickSpares = 60 * time.Minute
