@@ -229,7 +229,6 @@ type ProblemInput struct {
 	Phase   reauth.Phase `json:"phase"`
 	Problem string       `json:"problem"`
 	Step    string       `json:"step"`
-	Ordinal int          `json:"ordinal"`
 }
 
 // RecordInput puts a line into the case's timeline.

@@ -24,7 +24,6 @@ type reauthCase struct {
 	session *activities.Session
 	status  reauth.Status
 	result  *reauth.Result // set once the case has ended
-	closing bool           // everybody is being told
 
 	// What the main story waits for.
 	steps       []step    // the notices still to be sent, in order
@@ -165,7 +164,6 @@ func (c *reauthCase) endUnopened(r reauth.Result) {
 // close tells everybody the outcome and handles what has arrived meanwhile: a
 // code that waits is exchanged even now.
 func (c *reauthCase) close(ctx workflow.Context) reauth.Result {
-	c.closing = true
 	var told reauth.Outcome
 	for {
 		c.receive(ctx)
