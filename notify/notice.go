@@ -76,6 +76,19 @@ type Notice struct {
 	Entities []string
 	// LinkURL is what the button opens. KindFixed and KindOperator have none.
 	LinkURL string
+	// Others are further stale connections of the same person. With any, the
+	// mail is a digest: it lists every connection with a link of its own, that
+	// of the notice itself first. At most 50, and only for KindFirst,
+	// KindReminder and KindLastCall.
+	Others []Other
+	// StopURL is a page where the person can say that they are not the right
+	// one, or want no more of these mails; may be empty. For KindFirst,
+	// KindReminder and KindLastCall it is what mail programs offer as
+	// "unsubscribe" too (RFC 2369): they POST List-Unsubscribe=One-Click to it
+	// (RFC 8058). That must be https, or http to this very machine: any other
+	// address stands in the small print alone. Receivers heed the headers only
+	// where a DKIM signature covers them, which is for the mail server to add.
+	StopURL string
 	// Step is the name of the case's step that sends the notice.
 	Step string
 
@@ -106,10 +119,26 @@ func (n Notice) String() string { return "notice " + string(n.Kind) + " " + n.Me
 // GoString keeps the link and the address out of %#v.
 func (n Notice) GoString() string { return n.String() }
 
+// Other is one more stale connection that a digest tells of. Its fields are
+// those of a Notice.
+type Other struct {
+	CustomerName, ProviderName       string
+	Entities                         []string
+	LinkURL                          string
+	StaleSince, OpenedAt, DeadlineAt time.Time
+}
+
+// String keeps the link out of anything that prints the connection.
+func (o Other) String() string { return "connection" }
+
+// GoString keeps the link out of %#v.
+func (o Other) GoString() string { return o.String() }
+
 // Compose writes the mail for a notice: text and HTML that say the same. Every
 // mail of one case to one recipient has the same subject and refers to the
-// first, so that mail programs show them as one conversation. Errors name what
-// is missing or malformed, never a value.
+// first, so that mail programs show them as one conversation; the subject of a
+// digest names how many connections it tells of. Errors name what is missing or
+// malformed, never a value.
 func Compose(n Notice) (Mail, error) {
 	from, err := netmail.ParseAddress(n.From)
 	if err != nil {
@@ -158,6 +187,10 @@ func Compose(n Notice) (Mail, error) {
 			"X-Auto-Response-Suppress": "OOF, AutoReply",
 		},
 	}
+	if campaigning(n.Kind) && oneClick(n.StopURL) {
+		m.Headers["List-Unsubscribe"] = "<" + n.StopURL + ">"
+		m.Headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+	}
 	if step := idPart(n.Step); n.Step != "" {
 		m.Headers["X-Reauth-Step"] = step
 	}
@@ -200,6 +233,22 @@ func webURL(raw string) bool {
 	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && len(raw) <= 2000 &&
 		!strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("<>\"'`", r) })
 }
+
+// campaigning reports whether mails of this kind come by a schedule, so that
+// one may want no more of them, and several can be one.
+func campaigning(kind Kind) bool {
+	return kind == KindFirst || kind == KindReminder || kind == KindLastCall
+}
+
+// oneClick reports whether mail programs may be told to POST to this address.
+func oneClick(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()))
+}
+
+// stopURLLimit keeps List-Unsubscribe on one line of the 998 bytes that a line
+// may have (RFC 5322): it cannot be folded within the address.
+const stopURLLimit = 900
 
 // clock writes times as one person reads them.
 type clock struct{ zone *time.Location }

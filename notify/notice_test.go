@@ -70,6 +70,35 @@ func sample(kind notify.Kind) notify.Notice {
 	return n
 }
 
+const stopURL = "https://connect.ledgerly.example/stop/8Jq2mXw0Zb4nVt6yLc1dRk9sPf3hGe7uAi5oTzQxWvM"
+
+// digest is a sample that tells of several connections, the first three of one
+// company and due by one day.
+func digest(kind notify.Kind, connections int) notify.Notice {
+	n := sample(kind)
+	n.StopURL = stopURL
+	n.Others = []notify.Other{
+		{
+			CustomerName: "Northwind Ltd", ProviderName: "BambooHR",
+			LinkURL:    "https://connect.ledgerly.example/r/p5VbNc8sWq1XeZr4TyUi7OoPa0SdFg2HjKl3MzQxRvE",
+			StaleSince: time.Date(2026, 5, 4, 7, 14, 0, 0, time.UTC), DeadlineAt: time.Date(2026, 6, 3, 7, 25, 0, 0, time.UTC),
+		},
+		{
+			CustomerName: "Northwind Ltd", ProviderName: "Deutsche Bank",
+			Entities:   []string{"Northwind East LLC", "Northwind West LLC", "Südwind GmbH & Co. KG"},
+			LinkURL:    "https://connect.ledgerly.example/r/Lk9JhGf5DsAq2WeRt8YuIo1Pz4XcVb7Nm0QwErTyUiO",
+			StaleSince: time.Date(2026, 5, 2, 16, 40, 0, 0, time.UTC), DeadlineAt: time.Date(2026, 6, 3, 12, 0, 0, 0, time.UTC),
+		},
+		{
+			CustomerName: "Contoso Handels- und Beteiligungsgesellschaft mbH", ProviderName: "ADP Workforce Now",
+			LinkURL:  "https://connect.ledgerly.example/r/Zx3CvBn6MaSd9FgHj2KlQw5ErTy8UiOp1LmNbVcXzAs",
+			OpenedAt: time.Date(2026, 5, 9, 7, 20, 0, 0, time.UTC), DeadlineAt: time.Date(2026, 6, 8, 7, 20, 0, 0, time.UTC),
+		},
+		{CustomerName: "Fabrikam Inc", LinkURL: "https://connect.ledgerly.example/r/Qa1WsEd4RfTg7YhUj0IkOl3PzXc6VbNm9AsDfGhJkLq"},
+	}[:connections-1]
+	return n
+}
+
 // samples are the notices that have golden files, by their names.
 func samples() map[string]notify.Notice {
 	all := make(map[string]notify.Notice)
@@ -83,6 +112,23 @@ func samples() map[string]notify.Notice {
 	entities := sample(notify.KindReminder)
 	entities.Entities = []string{"Northwind East LLC", "Northwind West LLC", "Südwind GmbH & Co. KG"}
 	all["reminder_entities"] = entities
+
+	stop := sample(notify.KindFirst)
+	stop.StopURL = stopURL
+	all["first_stop"] = stop
+	fixed := sample(notify.KindFixed)
+	fixed.StopURL = stopURL
+	all["fixed_stop"] = fixed
+
+	all["digest_2"] = digest(notify.KindFirst, 2)
+	all["digest_5"] = digest(notify.KindReminder, 5)
+	all["digest_last_call"] = digest(notify.KindLastCall, 3)
+	all["digest_last_call_of_some"] = digest(notify.KindLastCall, 5)
+	all["digest_bare"] = notify.Notice{
+		Kind: notify.KindFirst, Recipient: notify.Recipient{Email: "ann.smith@northwind.example"}, ProductName: "Ledgerly",
+		LinkURL: "https://connect.ledgerly.example/r/abc", MessageID: rootID, From: "connections@ledgerly.example",
+		Others: []notify.Other{{LinkURL: "https://connect.ledgerly.example/r/def"}},
+	}
 
 	// Only what cannot be missing.
 	all["first_bare"] = notify.Notice{
@@ -135,6 +181,8 @@ func flat(s string) string {
 	return strings.Join(strings.Fields(s), " ")
 }
 
+var factLabel = regexp.MustCompile(`^([A-Z][a-z ]+):  +`)
+
 func TestTextAndHTMLSayTheSame(t *testing.T) {
 	for name, notice := range samples() {
 		t.Run(name, func(t *testing.T) {
@@ -143,16 +191,16 @@ func TestTextAndHTMLSayTheSame(t *testing.T) {
 			html := flat(m.HTML)
 			for _, paragraph := range strings.Split(m.Text, "\n\n") {
 				paragraph = strings.TrimPrefix(paragraph, "-- \n"+notice.ProductName+"\n")
-				if strings.Contains(paragraph, "http") { // laid out otherwise
-					for _, line := range strings.Split(strings.TrimSpace(paragraph), "\n") {
-						assert.Contains(t, m.HTML, strings.TrimSuffix(line, ":"))
+				var said []string
+				for _, line := range strings.Split(paragraph, "\n") {
+					if strings.HasPrefix(line, "http") { // what the line before is a link to
+						assert.Contains(t, m.HTML, `href="`+line+`"`)
+						said[len(said)-1] = strings.TrimSuffix(said[len(said)-1], ":")
+						continue
 					}
-					continue
+					said = append(said, factLabel.ReplaceAllString(line, "$1 "))
 				}
-				if strings.HasPrefix(paragraph, "Company:") || strings.HasPrefix(paragraph, "Customer:") {
-					paragraph = regexp.MustCompile(`(?m)^([A-Z][a-z ]+):\s`).ReplaceAllString(paragraph, "$1 ")
-				}
-				assert.Contains(t, html, strings.Join(strings.Fields(paragraph), " "))
+				assert.Contains(t, html, strings.Join(strings.Fields(strings.Join(said, " ")), " "))
 			}
 		})
 	}
@@ -361,6 +409,31 @@ func TestComposeRefuses(t *testing.T) {
 		"operator, bad link": {func(n *notify.Notice) {
 			n.Kind, n.Problem, n.Links = notify.KindOperator, "p", []notify.Link{{Name: "x", URL: "file:///etc/passwd"}}
 		}, "Links"},
+		"script to stop":     {func(n *notify.Notice) { n.StopURL = "javascript:alert(1)" }, "StopURL"},
+		"stop with a break":  {func(n *notify.Notice) { n.StopURL = "https://a.example/\r\nBcc: c@d.example" }, "StopURL"},
+		"two ways to stop":   {func(n *notify.Notice) { n.StopURL = "https://a.example/>,<https://b.example/" }, "StopURL"},
+		"stop is too long":   {func(n *notify.Notice) { n.StopURL = "https://b.example/" + strings.Repeat("a", 900) }, "StopURL"},
+		"other without link": {func(n *notify.Notice) { n.Others = []notify.Other{{ProviderName: "Gusto"}} }, "Others[0].LinkURL"},
+		"other, bad link": {func(n *notify.Notice) {
+			n.Others = []notify.Other{{LinkURL: "https://b.example/"}, {LinkURL: "data:text/html,hello"}}
+		}, "Others[1].LinkURL"},
+		"digest without own link": {func(n *notify.Notice) {
+			n.LinkURL, n.Others = "", []notify.Other{{LinkURL: "https://b.example/"}}
+		}, "field LinkURL"},
+		"digest of fixed": {func(n *notify.Notice) {
+			n.Kind, n.Others = notify.KindFixed, []notify.Other{{LinkURL: "https://b.example/"}}
+		}, "Others"},
+		"digest for an operator": {func(n *notify.Notice) {
+			n.Kind, n.Problem, n.Others = notify.KindOperator, "p", []notify.Other{{LinkURL: "https://b.example/"}}
+		}, "Others"},
+		"digest of another try": {func(n *notify.Notice) {
+			n.Kind, n.Others = notify.KindTryAgain, []notify.Other{{LinkURL: "https://b.example/"}}
+		}, "Others"},
+		"digest of too many": {func(n *notify.Notice) {
+			for range 51 {
+				n.Others = append(n.Others, notify.Other{LinkURL: "https://b.example/"})
+			}
+		}, "50"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := sample(notify.KindFirst)
@@ -374,11 +447,12 @@ func TestComposeRefuses(t *testing.T) {
 }
 
 func TestPrintingShowsNobody(t *testing.T) {
-	n := sample(notify.KindFirst)
+	n := digest(notify.KindFirst, 2)
 	m, err := notify.Compose(n)
 	require.NoError(t, err)
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
-		printed := fmt.Sprintf(format+format+format, n, m, n.Recipient)
+		printed := fmt.Sprintf(format+format+format+format, n, m, n.Recipient, n.Others)
+		assert.NotContains(t, printed, "/r/")
 		assert.NotContains(t, printed, "northwind.example")
 		assert.NotContains(t, printed, n.LinkURL)
 	}

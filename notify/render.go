@@ -26,7 +26,7 @@ const (
 
 func (w words) render() (text, html string, err error) {
 	plain, err := texttemplate.New("mail.txt").
-		Funcs(texttemplate.FuncMap{"wrap": wrap, "pad": w.pad}).
+		Funcs(texttemplate.FuncMap{"wrap": wrap, "pad": pad}).
 		ParseFS(templates, "templates/mail.txt")
 	if err != nil {
 		return "", "", fmt.Errorf("parse text of mail: %w", err)
@@ -50,11 +50,11 @@ func (w words) render() (text, html string, err error) {
 	return strings.TrimSpace(textOut.String()) + "\n", htmlOut.String(), nil
 }
 
-// pad writes a fact as a line "Label:  value", its values aligned, further
-// lines indented.
-func (w words) pad(f fact) string {
+// pad writes one of all facts as a line "Label:  value", their values aligned,
+// further lines indented.
+func pad(all []fact, f fact) string {
 	width := 0
-	for _, other := range w.Facts {
+	for _, other := range all {
 		width = max(width, utf8.RuneCountInString(other.Label))
 	}
 	indent := strings.Repeat(" ", width+3)

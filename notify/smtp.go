@@ -29,7 +29,8 @@ const (
 	// Deferred: the server certainly did not take the mail, and may take it
 	// later. It may be sent again.
 	Deferred Delivery = "deferred"
-	// Refused: the server will not take this mail.
+	// Refused: the server will not take this mail. Bounced tells whether that is
+	// for its address.
 	Refused Delivery = "refused"
 	// Unknown: the server may have taken the mail. Sending it again may show it
 	// twice.
@@ -170,9 +171,9 @@ func loopback(host string) bool {
 }
 
 // Send hands the mail to the server and says what became of it. The error is
-// nil for Sent alone; it names the step that failed and the server's answer,
-// and holds no e-mail address and nothing of the mail. Send gives up when ctx
-// ends.
+// nil for Sent alone; it names the step that failed and the server's answer (an
+// *AnswerError where there was one, see Bounced), and holds no e-mail address
+// and nothing of the mail. Send gives up when ctx ends.
 //
 // The answer is Deferred only where the server cannot have the mail: from the
 // first byte of the message on, nothing but its own answer tells what became of
@@ -220,8 +221,6 @@ func (s *SMTP) Send(ctx context.Context, m Mail) (delivery Delivery, err error) 
 		return Unknown, t.failed(endOfMessage, err, m)
 	}
 }
-
-const endOfMessage = "message"
 
 // mustAuthenticate answers MAIL where we have not logged in or not switched to
 // TLS: our settings are wrong, not the mail.
@@ -304,7 +303,7 @@ func (t *transfer) envelope(msg message) (body io.WriteCloser, step string, err 
 	}
 	t.allow(t.timeout)
 	if err := t.client.Rcpt(msg.to); err != nil {
-		return nil, "RCPT TO", err
+		return nil, atRcpt, err
 	}
 	t.allow(t.timeout)
 	body, err = t.client.Data()
@@ -363,12 +362,17 @@ func code(err error) int {
 }
 
 // failed words an error so that it may stand in a log: the step, the server's
-// code, and of its text what is plain words.
+// code, and of its text what is plain words. Where the server answered it is an
+// *AnswerError.
 func (t *transfer) failed(step string, err error, m Mail) error {
 	if c := code(err); c != 0 {
 		var answer *textproto.Error
 		errors.As(err, &answer)
-		return fmt.Errorf("mail server %s: %s: answered %d: %s", t.SMTP, step, c, plainWords(answer.Msg, m))
+		enhanced := enhancedIn(answer.Msg)
+		return &AnswerError{
+			Server: t.String(), Step: step, Code: c, Enhanced: enhanced,
+			words: plainWords(answer.Msg, m), bounce: bounced(step, c, enhanced, answer.Msg, m),
+		}
 	}
 	if ended := context.Cause(t.ctx); ended != nil {
 		return fmt.Errorf("mail server %s: %s: %w", t.SMTP, step, ended)

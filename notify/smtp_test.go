@@ -98,6 +98,9 @@ func TestDelivery(t *testing.T) {
 		"greeting 5xx":  {inbox.Knobs{Fault: "reject", At: "greeting", Code: 554}, notify.Deferred, notTaken, "connect: answered 554"},
 		"greeting drop": {inbox.Knobs{Fault: "drop", At: "greeting"}, notify.Deferred, notTaken, "connect: "},
 		"greeting hang": {inbox.Knobs{Fault: "hang", At: "greeting"}, notify.Deferred, notTaken, "connect: "},
+		"greeting slow": {inbox.Knobs{Fault: "slow", At: "greeting"}, notify.Deferred, notTaken, "connect: "},
+		"EHLO drop":     {inbox.Knobs{Fault: "drop", At: "hello"}, notify.Deferred, notTaken, "connect: "},
+		"EHLO hang":     {inbox.Knobs{Fault: "hang", At: "hello"}, notify.Deferred, notTaken, "connect: "},
 
 		"MAIL 4xx":          {inbox.Knobs{Fault: "reject", At: "mail", Code: 452}, notify.Deferred, notTaken, "MAIL FROM: answered 452"},
 		"MAIL 5xx":          {inbox.Knobs{Fault: "reject", At: "mail", Code: 550}, notify.Refused, notTaken, "MAIL FROM: answered 550"},
@@ -108,6 +111,7 @@ func TestDelivery(t *testing.T) {
 		"RCPT 5xx":          {inbox.Knobs{Fault: "reject", At: "rcpt", Code: 550}, notify.Refused, notTaken, "RCPT TO: answered 550"},
 		"RCPT drop":         {inbox.Knobs{Fault: "drop", At: "rcpt"}, notify.Deferred, notTaken, "RCPT TO: "},
 		"RCPT hang":         {inbox.Knobs{Fault: "hang", At: "rcpt"}, notify.Deferred, notTaken, "RCPT TO: "},
+		"RCPT slow":         {inbox.Knobs{Fault: "slow", At: "rcpt"}, notify.Deferred, notTaken, "RCPT TO: "},
 		"DATA command 4xx":  {inbox.Knobs{Fault: "reject", At: "data", Code: 451}, notify.Deferred, notTaken, "DATA: answered 451"},
 		"DATA command 5xx":  {inbox.Knobs{Fault: "reject", At: "data", Code: 554}, notify.Refused, notTaken, "DATA: answered 554"},
 		"DATA command drop": {inbox.Knobs{Fault: "drop", At: "data"}, notify.Deferred, notTaken, "DATA: "},
@@ -123,6 +127,7 @@ func TestDelivery(t *testing.T) {
 		"after message drop, taken":    {inbox.Knobs{Fault: "drop", At: "content"}, notify.Unknown, taken, "message: "},
 		"after message drop, not kept": {inbox.Knobs{Fault: "drop", At: "content", Discard: true}, notify.Unknown, notTaken, "message: "},
 		"after message hang, taken":    {inbox.Knobs{Fault: "hang", At: "content"}, notify.Unknown, taken, "message: "},
+		"after message slow, taken":    {inbox.Knobs{Fault: "slow", At: "content"}, notify.Unknown, taken, "message: "},
 		"after message hang, not kept": {inbox.Knobs{Fault: "hang", At: "content", Discard: true}, notify.Unknown, notTaken, "message: "},
 	} {
 		// What ends the waiting for a server that hangs: the caller, or our own
@@ -133,6 +138,9 @@ func TestDelivery(t *testing.T) {
 			if c.knobs.At == inbox.AtRcpt || c.knobs.At == inbox.AtContent && !c.knobs.Discard {
 				patiences = append(patiences, "deadline", "timeout")
 			}
+		}
+		if c.knobs.Fault == inbox.FaultSlow {
+			patiences, c.knobs.Delay = []string{"cancelled"}, inbox.Duration(time.Hour)
 		}
 		for _, patience := range patiences {
 			t.Run(name+"/"+patience, func(t *testing.T) {
@@ -177,6 +185,76 @@ func TestDelivery(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What comes after the server's yes changes nothing, and does not keep us long.
+func TestGoodbyeDoesNotMatter(t *testing.T) {
+	for _, fault := range []inbox.Fault{inbox.FaultHang, inbox.FaultReject, inbox.FaultDrop, inbox.FaultSlow} {
+		t.Run(string(fault), func(t *testing.T) {
+			t.Parallel()
+			server := newInbox(t, inbox.Options{})
+			require.NoError(t, server.SetKnobs(inbox.Knobs{Fault: fault, At: inbox.AtQuit, Times: 1, Delay: inbox.Duration(time.Hour)}))
+			delivery, err := newSMTP(t, server.SMTPURL()+"?timeout=1h").Send(t.Context(), newMail(t))
+			require.NoError(t, err)
+			assert.Equal(t, notify.Sent, delivery)
+			assert.Len(t, server.Messages(), 1)
+			assert.Equal(t, inbox.Knobs{}, server.Knobs(), "the fault has struck")
+		})
+	}
+}
+
+// A server that takes its time has the mail once, if we have the patience.
+func TestSlowServer(t *testing.T) {
+	for _, at := range inbox.Points() {
+		server := newInbox(t, inbox.Options{})
+		require.NoError(t, server.SetKnobs(inbox.Knobs{Fault: inbox.FaultSlow, At: at, Delay: inbox.Duration(10 * time.Millisecond)}))
+		m := newMail(t)
+		delivery, err := newSMTP(t, server.SMTPURL()).Send(t.Context(), m)
+		require.NoError(t, err, at)
+		assert.Equal(t, notify.Sent, delivery, at)
+		require.Len(t, server.Messages(), 1, at)
+		assert.Equal(t, m.HTML, server.Messages()[0].HTML, at)
+	}
+}
+
+// One address of a customer bounces; the others get their mail.
+func TestOneAddressBounces(t *testing.T) {
+	server := newInbox(t, inbox.Options{})
+	ann, bob := newMail(t), newMail(t)
+	bob.To, bob.ToName = "bob@northwind.example", "Bob"
+	require.NoError(t, server.SetKnobs(inbox.Knobs{Fault: inbox.FaultReject, At: inbox.AtRcpt, To: ann.To, Code: 550, Text: "5.1.1 No such user"}))
+	sender := newSMTP(t, server.SMTPURL())
+	for _, m := range []notify.Mail{ann, bob, ann} {
+		delivery, err := sender.Send(t.Context(), m)
+		if m.To == ann.To {
+			assert.Equal(t, notify.Refused, delivery)
+			assert.True(t, notify.Bounced(err), "%v", err)
+			continue
+		}
+		require.NoError(t, err)
+		assert.Equal(t, notify.Sent, delivery)
+	}
+	require.Len(t, server.Messages(), 1)
+	assert.Equal(t, []string{bob.To}, server.Messages()[0].To)
+}
+
+// What mail programs need to unsubscribe arrives as it should.
+func TestUnsubscribeArrives(t *testing.T) {
+	server := newInbox(t, inbox.Options{})
+	n := digest(notify.KindReminder, 5)
+	m, err := notify.Compose(n)
+	require.NoError(t, err)
+	_, err = newSMTP(t, server.SMTPURL()).Send(t.Context(), m)
+	require.NoError(t, err)
+	require.Len(t, server.Messages(), 1)
+	got := server.Messages()[0]
+	assert.Equal(t, "<"+n.StopURL+">", got.Header("List-Unsubscribe"))
+	assert.Equal(t, "List-Unsubscribe=One-Click", got.Header("List-Unsubscribe-Post"))
+	links := []string{n.LinkURL}
+	for _, o := range n.Others {
+		links = append(links, o.LinkURL)
+	}
+	assert.Equal(t, append(links, n.StopURL), got.Links)
 }
 
 func TestWellAgainAfterAFault(t *testing.T) {

@@ -19,12 +19,21 @@ type words struct {
 	Lead      []string // before the button
 	Button    Link     // Name empty: no button
 	Facts     []fact
+	Entries   []entry  // the connections of a digest, in place of button and facts
 	After     []string // after the facts
 	Links     []Link
 	Small     []string // below everything, why this mail came
+	Stop      string   // where to say that it should not have; empty: nowhere
 }
 
 type fact struct{ Label, Value string }
+
+// entry is one connection of a digest.
+type entry struct {
+	Title  string
+	Facts  []fact
+	Button Link
+}
 
 // tone picks the colour that tells the state apart at a glance.
 type tone string
@@ -47,8 +56,17 @@ func wordsFor(n Notice) (words, error) {
 	if name := line(n.Recipient.Name, nameLimit); name != "" {
 		w.Greeting = "Hello " + name + ","
 	}
+	if n.StopURL != "" {
+		if !webURL(n.StopURL) || len(n.StopURL) > stopURLLimit {
+			return words{}, fmt.Errorf("field StopURL is not an http or https address of at most %d bytes", stopURLLimit)
+		}
+		w.Stop = n.StopURL
+	}
 	c := clockFor(n.Recipient.TimeZone)
-	if n.Kind == KindOperator {
+	switch {
+	case len(n.Others) > 0:
+		return w.digest(n, c)
+	case n.Kind == KindOperator:
 		return w.operator(n, c)
 	}
 	return w.customer(n, c)
@@ -78,10 +96,7 @@ func (w words) customer(n Notice, c clock) (words, error) {
 		}
 		w.Button = Link{"Reconnect " + system, n.LinkURL}
 	}
-	since := n.StaleSince
-	if since.IsZero() {
-		since = n.OpenedAt
-	}
+	since := firstTime(n.StaleSince, n.OpenedAt)
 	sinceDay := ""
 	if !since.IsZero() {
 		sinceDay = " since " + c.day(since)
@@ -174,15 +189,20 @@ func (w words) customer(n Notice, c clock) (words, error) {
 		w.Facts = append(w.Facts, facts(c.fact("Reconnect by", n.DeadlineAt))...)
 	}
 
+	return w.ending(n, company, "this connection"), nil
+}
+
+// ending adds what stands at the end of every mail to a customer.
+func (w words) ending(n Notice, company, connections string) words {
 	if n.ReplyTo != "" {
 		w.After = append(w.After, "Questions? Just reply to this mail. A person at "+w.Product+" reads it.")
 	}
-	reason := "You get this mail because " + w.Product + " has you as a contact for this connection"
+	reason := "You get this mail because " + w.Product + " has you as a contact for " + connections
 	if company != "" {
-		reason = "You get this mail because " + w.Product + " has you as a contact of " + company + " for this connection"
+		reason = "You get this mail because " + w.Product + " has you as a contact of " + company + " for " + connections
 	}
 	w.Small = []string{reason + ". Please never send a password by mail; we do not ask for one."}
-	return w, nil
+	return w
 }
 
 func (w words) operator(n Notice, c clock) (words, error) {
@@ -246,6 +266,16 @@ func facts(all ...fact) []fact {
 		}
 	}
 	return kept
+}
+
+// firstTime returns the first of times that is known.
+func firstTime(times ...time.Time) time.Time {
+	for _, t := range times {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return time.Time{}
 }
 
 func (c clock) fact(label string, t time.Time) fact {

@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,6 +67,8 @@ Message-ID: <two@ledgerly.example>
 In-Reply-To: <one@ledgerly.example>
 References: <one@ledgerly.example>
  <one-and-a-half@ledgerly.example>
+List-Unsubscribe: <https://ledgerly.example/r/abc/stop>
+list-unsubscribe-post: List-Unsubscribe=One-Click
 MIME-Version: 1.0
 Content-Type: multipart/alternative; boundary="xyz"
 
@@ -99,6 +103,9 @@ func TestMessage(t *testing.T) {
 	id := m["id"].(string)
 	delete(m, "id")
 	delete(m, "size")
+	headers := m["headers"].(map[string]any)
+	assert.Len(t, headers["Received"], 1)
+	delete(headers, "Received")
 	assert.Equal(t, map[string]any{
 		"received_at": "2026-05-04T07:20:00.000000005Z",
 		"from":        "Lädgerly <connections@ledgerly.example>",
@@ -112,6 +119,21 @@ func TestMessage(t *testing.T) {
 		"html":        `<html><head><title>x</title></head><body><a class="b" href="https://ledgerly.example/r/abc?x=1&amp;y=2">Go</script></a><a href='mailto:a@b.example'>a</a></body></html>`,
 		"links": []any{"https://ledgerly.example/r/abc?x=1&y=2", "https://ledgerly.example/r/abc?x=1",
 			"https://ledgerly.example/other"},
+		"headers": map[string]any{
+			"Return-Path":           []any{"<from@ledgerly.example>"},
+			"Delivered-To":          []any{"ann@northwind.example", "bob@northwind.example"},
+			"From":                  []any{"Lädgerly <connections@ledgerly.example>"},
+			"To":                    []any{"Ann <ann@northwind.example>"},
+			"Reply-To":              []any{"support@ledgerly.example"},
+			"Subject":               []any{"Sign in ✓"},
+			"Message-Id":            []any{"<two@ledgerly.example>"},
+			"In-Reply-To":           []any{"<one@ledgerly.example>"},
+			"References":            []any{"<one@ledgerly.example> <one-and-a-half@ledgerly.example>"},
+			"List-Unsubscribe":      []any{"<https://ledgerly.example/r/abc/stop>"},
+			"List-Unsubscribe-Post": []any{"List-Unsubscribe=One-Click"},
+			"Mime-Version":          []any{"1.0"},
+			"Content-Type":          []any{`multipart/alternative; boundary="xyz"`},
+		},
 	}, m)
 
 	status, one, _ := call(t, "GET", web.URL+"/api/messages/"+id, "")
@@ -137,6 +159,8 @@ func TestMessage(t *testing.T) {
 	got, ok := server.Message(id)
 	require.True(t, ok)
 	assert.Equal(t, server.Messages()[0], got)
+	assert.Equal(t, "List-Unsubscribe=One-Click", got.Header("LIST-unsubscribe-POST"))
+	assert.Empty(t, got.Header("X-Nothing"))
 	_, ok = server.Message("nothing")
 	assert.False(t, ok)
 	_, ok = server.Raw("nothing")
@@ -306,6 +330,8 @@ func TestPages(t *testing.T) {
 
 	_, body, _ = call(t, "GET", web.URL+"/messages/"+messages[1].ID+"?view=html&width=phone", "")
 	assert.Contains(t, body, `class="stage phone"`)
+	assert.Contains(t, body, "https://ledgerly.example/r/abc/stop")
+	assert.Contains(t, body, "List-Unsubscribe=One-Click")
 	_, body, _ = call(t, "GET", web.URL+"/messages/"+messages[1].ID+"?view=text", "")
 	assert.Contains(t, body, "Grüße, open")
 	_, body, _ = call(t, "GET", web.URL+"/messages/"+messages[1].ID+"?view=raw", "")
@@ -334,6 +360,8 @@ func TestKnobs(t *testing.T) {
 	for _, bad := range []string{
 		``, `nothing`, `[]`, `{"fault": "explode"}`, `{"fault": "hang", "at": "lunch"}`, `{"fault": "reject", "code": 250}`,
 		`{"fault": "reject", "code": 600}`, `{"fault": "reject", "text": "a\r\n250 b"}`, `{"fault": "drop", "times": -1}`, `{"falt": "drop"}`,
+		`{"fault": "drop", "to": "a@b.example", "at": "mail"}`, `{"fault": "reject", "enhanced": "no"}`, `{"fault": "reject", "enhanced": "2.1.1"}`,
+		`{"fault": "slow", "delay": "soon"}`, `{"fault": "slow", "delay": "-1s"}`, `{"fault": "slow", "delay": "2h"}`, `{"fault": "slow", "delay": 5}`,
 	} {
 		status, body, _ := call(t, "PUT", web.URL+"/knobs", bad)
 		assert.Equal(t, http.StatusBadRequest, status, bad)
@@ -343,6 +371,132 @@ func TestKnobs(t *testing.T) {
 	status, _, _ = call(t, "PUT", web.URL+"/knobs", `{"fault": "drop"}`, "Sec-Fetch-Site", "cross-site")
 	assert.Equal(t, http.StatusForbidden, status)
 	assert.Equal(t, inbox.Knobs{}, server.Knobs())
+}
+
+// attempt sends a mail and returns the server's answer to it, if it was a no.
+func attempt(server *inbox.Server, to ...string) (answer string, err error) {
+	err = smtp.SendMail(server.SMTPAddr(), nil, "a@b.example", to, []byte("Subject: hi\r\n\r\nhello\r\n"+strings.Repeat("more\r\n", 100)))
+	var refusal *textproto.Error
+	if errors.As(err, &refusal) {
+		return fmt.Sprintf("%d %s", refusal.Code, refusal.Msg), nil
+	}
+	return "", err
+}
+
+func TestOneAddressHasTrouble(t *testing.T) {
+	const ann, bob = "ann@northwind.example", "bob@northwind.example"
+	for _, at := range []inbox.Point{inbox.AtRcpt, inbox.AtBody, inbox.AtContent} {
+		t.Run(string(at), func(t *testing.T) {
+			server, web := start(t, inbox.Options{})
+			status, body, _ := call(t, "PUT", web.URL+"/knobs",
+				`{"fault": "reject", "at": "`+string(at)+`", "to": "Ann@Northwind.example", "code": 550, "text": "5.1.1 No such user", "times": 2}`)
+			require.Equal(t, http.StatusOK, status)
+			assert.JSONEq(t, `{"fault": "reject", "at": "`+string(at)+`", "to": "Ann@Northwind.example", "code": 550, "enhanced": "5.1.1", "text": "No such user", "times": 2}`, body)
+			_, page, _ := call(t, "GET", web.URL+"/", "")
+			assert.Contains(t, page, "<code>Ann@Northwind.example</code>")
+			assert.Contains(t, page, "<code>550 5.1.1 No such user</code>")
+
+			for _, c := range []struct {
+				to   []string
+				want string
+			}{
+				{[]string{bob}, ""},
+				{[]string{ann}, "550 5.1.1 No such user"},
+				{[]string{bob}, ""},
+				{[]string{bob, ann}, "550 5.1.1 No such user"},
+				{[]string{ann}, ""}, // well again
+			} {
+				answer, err := attempt(server, c.to...)
+				require.NoError(t, err)
+				assert.Equal(t, c.want, answer, c.to)
+			}
+			assert.Len(t, server.Messages(), 3)
+		})
+	}
+}
+
+func TestRejectSaysWhatItIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		knobs inbox.Knobs
+		want  string
+	}{
+		"nothing said":           {inbox.Knobs{At: inbox.AtRcpt}, "451 4.3.0 Told to fail"},
+		"code and text":          {inbox.Knobs{At: inbox.AtRcpt, Code: 550, Text: "No such user"}, "550 5.3.0 No such user"},
+		"status code":            {inbox.Knobs{At: inbox.AtRcpt, Code: 550, Enhanced: "5.1.1", Text: "No such user"}, "550 5.1.1 No such user"},
+		"status code in text":    {inbox.Knobs{At: inbox.AtRcpt, Code: 556, Text: "5.1.10 Null MX"}, "556 5.1.10 Null MX"},
+		"status code alone":      {inbox.Knobs{At: inbox.AtRcpt, Code: 550, Text: "5.1.1"}, "550 5.1.1 Told to fail"},
+		"both":                   {inbox.Knobs{At: inbox.AtRcpt, Code: 550, Enhanced: "5.1.1", Text: "5.1.2 says who"}, "550 5.1.1 5.1.2 says who"},
+		"no status code":         {inbox.Knobs{At: inbox.AtRcpt, Code: 550, Enhanced: "none", Text: "No such user"}, "550 No such user"},
+		"not a status code":      {inbox.Knobs{At: inbox.AtRcpt, Code: 550, Text: "5.1.1.1 is an address"}, "550 5.3.0 5.1.1.1 is an address"},
+		"after the message":      {inbox.Knobs{Code: 554, Text: "5.7.1 Spam"}, "554 5.7.1 Spam"},
+		"at DATA":                {inbox.Knobs{At: inbox.AtData, Code: 554, Text: "5.5.1 Nobody"}, "554 5.5.1 Nobody"},
+		"at DATA, without":       {inbox.Knobs{At: inbox.AtData, Code: 554}, "554 Told to fail"},
+		"at the greeting":        {inbox.Knobs{At: inbox.AtGreeting, Code: 554, Enhanced: "5.3.2", Text: "Closed"}, "554 5.3.2 Closed"},
+		"at greeting, without":   {inbox.Knobs{At: inbox.AtGreeting, Code: 421, Enhanced: "none"}, "421 Told to fail"},
+		"at EHLO, and at HELO":   {inbox.Knobs{At: inbox.AtHello, Code: 550, Text: "5.7.1 Go away"}, "550 5.7.1 Go away"},
+		"at QUIT, although kept": {inbox.Knobs{At: inbox.AtQuit, Code: 500, Text: "5.5.1 Stay"}, "500 5.5.1 Stay"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server, _ := start(t, inbox.Options{})
+			c.knobs.Fault = inbox.FaultReject
+			require.NoError(t, server.SetKnobs(c.knobs))
+			answer, err := attempt(server, "c@d.example")
+			require.NoError(t, err)
+			assert.Equal(t, c.want, answer)
+			kept := 0
+			if c.knobs.At == inbox.AtQuit {
+				kept = 1
+			}
+			assert.Len(t, server.Messages(), kept)
+		})
+	}
+}
+
+// A slow server does all that a quick one does.
+func TestSlow(t *testing.T) {
+	for _, at := range inbox.Points() {
+		t.Run(string(at), func(t *testing.T) {
+			server, _ := start(t, inbox.Options{})
+			require.NoError(t, server.SetKnobs(inbox.Knobs{Fault: inbox.FaultSlow, At: at, Delay: inbox.Duration(time.Millisecond)}))
+			answer, err := attempt(server, "c@d.example")
+			require.NoError(t, err)
+			assert.Empty(t, answer)
+			require.Len(t, server.Messages(), 1)
+			assert.Equal(t, "hello\n"+strings.Repeat("more\n", 100), server.Messages()[0].Text)
+
+			// It waits as long as it is told, or until it is told otherwise.
+			require.NoError(t, server.SetKnobs(inbox.Knobs{Fault: inbox.FaultSlow, At: at, Delay: inbox.Duration(time.Hour), Times: 1}))
+			var told atomic.Bool
+			done := make(chan bool)
+			go func() {
+				_, err := attempt(server, "c@d.example")
+				assert.NoError(t, err)
+				done <- told.Load()
+			}()
+			require.Eventually(t, func() bool { return server.Knobs().Fault == inbox.FaultNone }, 10*time.Second, time.Millisecond)
+			for range 3 { // others are served meanwhile
+				_, err := attempt(server, "e@f.example")
+				require.NoError(t, err)
+			}
+			told.Store(true)
+			require.NoError(t, server.SetKnobs(inbox.Knobs{}))
+			assert.True(t, <-done, "it did not wait")
+			assert.Len(t, server.Messages(), 5)
+		})
+	}
+}
+
+func TestSlowAndThenNo(t *testing.T) {
+	server, web := start(t, inbox.Options{})
+	status, body, _ := call(t, "PUT", web.URL+"/knobs", `{"fault": "slow", "delay": "1ms", "discard": true, "code": 554, "text": "5.7.1 Spam"}`)
+	require.Equal(t, http.StatusOK, status)
+	assert.JSONEq(t, `{"fault": "slow", "at": "content", "delay": "1ms", "discard": true, "code": 554, "enhanced": "5.7.1", "text": "Spam"}`, body)
+	_, page, _ := call(t, "GET", web.URL+"/", "")
+	assert.Contains(t, page, "<code>1ms</code> late")
+	answer, err := attempt(server, "c@d.example")
+	require.NoError(t, err)
+	assert.Equal(t, "554 5.7.1 Spam", answer)
+	assert.Empty(t, server.Messages())
 }
 
 // Close returns although clients hang at every point, and takes nothing after.

@@ -35,18 +35,30 @@ type Message struct {
 	// first, in its order.
 	Links []string `json:"links"`
 	Size  int      `json:"size"` // bytes
+	// Headers are all headers by their canonical names, as "List-Unsubscribe",
+	// unfolded and decoded, with the lines that the inbox has put on top.
+	Headers map[string][]string `json:"headers"`
 }
+
+// Header returns the first value of a header, whatever the case of its name;
+// "" if there is none.
+func (m Message) Header(name string) string { return textproto.MIMEHeader(m.Headers).Get(name) }
 
 // parse reads a message as far as it can be read: whatever is malformed in it,
 // it is still shown.
 func parse(id string, at time.Time, raw []byte) Message {
-	m := Message{ID: id, ReceivedAt: at, To: []string{}, References: []string{}, Links: []string{}, Size: len(raw)}
+	m := Message{ID: id, ReceivedAt: at, To: []string{}, References: []string{}, Links: []string{}, Headers: map[string][]string{}, Size: len(raw)}
 	parsed, err := mail.ReadMessage(bytes.NewReader(raw))
 	if err != nil {
 		m.Text = strings.ToValidUTF8(string(raw), "\ufffd")
 		return m
 	}
 	h := parsed.Header
+	for name, values := range h {
+		for _, value := range values {
+			m.Headers[name] = append(m.Headers[name], decode(value))
+		}
+	}
 	m.From = address(h.Get("From"))
 	m.ReplyTo = address(h.Get("Reply-To"))
 	m.Subject = decode(h.Get("Subject"))

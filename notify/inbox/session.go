@@ -1,6 +1,7 @@
 package inbox
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"io"
 	"net"
@@ -19,7 +20,11 @@ type session struct {
 }
 
 func (s *Server) newSession(conn *smtp.Conn) (smtp.Session, error) {
-	return &session{server: s, conn: conn}, nil
+	created := &session{server: s, conn: conn}
+	if err := created.fault(AtHello); err != nil {
+		return nil, err
+	}
+	return created, nil
 }
 
 // AuthMechanisms is what EHLO offers.
@@ -60,7 +65,7 @@ func (s *session) Mail(from string, _ *smtp.MailOptions) error {
 
 // Rcpt adds a recipient.
 func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
-	if err := s.fault(AtRcpt); err != nil {
+	if err := s.fault(AtRcpt, to); err != nil {
 		return err
 	}
 	s.to = append(s.to, to)
@@ -69,16 +74,17 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 
 // Data takes the message.
 func (s *session) Data(r io.Reader) error {
-	if err := s.bodyFault(r); err != nil {
+	r, err := s.bodyFault(r)
+	if err != nil {
 		return err
 	}
 	raw, err := io.ReadAll(r)
 	if err != nil {
 		return err
 	}
-	k, release := s.server.faults.strike(AtContent)
+	k, release := s.server.faults.strike(AtContent, s.to...)
 	if k.Fault == FaultReject {
-		return rejection(k)
+		return k.rejection()
 	}
 	if k.Fault == FaultNone || !k.Discard {
 		if err := s.server.store.add(s.server.options.Now(), s.conn.Hostname(), s.from, s.to, raw); err != nil {
@@ -87,10 +93,10 @@ func (s *session) Data(r io.Reader) error {
 		}
 	}
 	switch k.Fault {
-	case FaultHang:
-		<-release
+	case FaultHang, FaultSlow:
+		k.wait(release)
 		if k.Discard {
-			return rejection(k)
+			return k.rejection()
 		}
 	case FaultDrop:
 		return s.drop()
@@ -105,36 +111,36 @@ func (s *session) Reset() { s.from, s.to = "", nil }
 func (s *session) Logout() error { return nil }
 
 // fault fails, or hangs, if the knobs say so.
-func (s *session) fault(at Point) error {
-	switch k, release := s.server.faults.strike(at); k.Fault {
+func (s *session) fault(at Point, to ...string) error {
+	switch k, release := s.server.faults.strike(at, to...); k.Fault {
 	case FaultReject:
-		return rejection(k)
+		return k.rejection()
 	case FaultDrop:
 		return s.drop()
-	case FaultHang:
-		<-release
+	case FaultHang, FaultSlow:
+		k.wait(release)
 	}
 	return nil
 }
 
-// bodyFault is fault amid the message.
-func (s *session) bodyFault(r io.Reader) error {
-	k, release := s.server.faults.strike(AtBody)
+// bodyFault is fault amid the message. It returns where to read on.
+func (s *session) bodyFault(r io.Reader) (io.Reader, error) {
+	k, release := s.server.faults.strike(AtBody, s.to...)
 	if k.Fault == FaultNone {
-		return nil
+		return r, nil
 	}
-	_, _ = io.CopyN(io.Discard, r, 64)
+	var begun bytes.Buffer
+	_, _ = io.CopyN(&begun, r, 64)
 	switch k.Fault {
 	case FaultHang:
-		<-release
+		k.wait(release)
+	case FaultSlow:
+		k.wait(release)
+		return io.MultiReader(&begun, r), nil
 	case FaultDrop:
-		return s.drop()
+		return r, s.drop()
 	}
-	return rejection(k)
-}
-
-func rejection(k Knobs) error {
-	return &smtp.SMTPError{Code: k.Code, EnhancedCode: smtp.EnhancedCode{k.Code / 100, 3, 0}, Message: k.Text}
+	return r, k.rejection()
 }
 
 // drop closes the connection. What the SMTP server says after that reaches

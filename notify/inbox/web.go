@@ -28,11 +28,12 @@ var templates embed.FS
 //	GET    /knobs, PUT /knobs           how the server fails
 func (s *Server) Handler() http.Handler {
 	pages := template.Must(template.New("").Funcs(template.FuncMap{
-		"name":    displayName,
-		"clock":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04:05") + " UTC" },
-		"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"snippet": snippet,
-		"join":    strings.Join,
+		"name":     displayName,
+		"clock":    func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04:05") + " UTC" },
+		"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"snippet":  snippet,
+		"join":     strings.Join,
+		"duration": func(d Duration) string { return time.Duration(d).String() },
 	}).ParseFS(templates, "templates/*.html"))
 	p := &page{server: s, templates: pages}
 
@@ -224,7 +225,7 @@ func (p *page) setKnobs(w http.ResponseWriter, r *http.Request) {
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&k); err != nil {
-		writeError(w, http.StatusBadRequest, fmt.Sprintf(`want JSON as {"fault": "reject", "at": "rcpt", "code": 450, "times": 1}: %v`, err))
+		writeError(w, http.StatusBadRequest, fmt.Sprintf(`want JSON as {"fault": "reject", "at": "rcpt", "to": "ann@example.com", "code": 550, "enhanced": "5.1.1", "times": 1}: %v`, err))
 		return
 	}
 	if err := p.server.SetKnobs(k); err != nil {
