@@ -16,6 +16,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify"
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
@@ -28,6 +29,18 @@ type Mailer interface {
 // Hander hands a minted token to the case of its connection.
 type Hander interface {
 	SubmitMinted(ctx context.Context, minted reauth.TokenMinted) error
+}
+
+// Cases tells cases that others can be written to than before.
+type Cases interface {
+	ContactsChanged(ctx context.Context, connectionID string, changed reauth.ContactsChanged) error
+}
+
+// StormWatcher has a storm watched, by one workflow however often it is asked,
+// and lets the notices go that it held. That a case has ended is no error.
+type StormWatcher interface {
+	WatchStorm(ctx context.Context, stormID string) error
+	ReleaseNotices(ctx context.Context, connectionID string, released reauth.NoticesReleased) error
 }
 
 // Settings are the choices of whoever runs the project.
@@ -48,8 +61,16 @@ type Settings struct {
 	SessionMinutes int
 	// SessionRenewals is how often a session is renewed.
 	SessionRenewals int
-	// Reminders is the campaign, as reauth.Input has it.
-	Reminders []string
+	// Campaigns are those that a case can follow; nil leaves the built-in one.
+	Campaigns *campaign.Book
+	// Storm says when so many connections broke together that first notices
+	// are held.
+	Storm db.StormRule
+	// StormSettles is how long first notices wait where a storm is possible, so
+	// that those that come before it is one are not sent either.
+	StormSettles time.Duration
+	// Chat says that the operators have a chat.
+	Chat bool
 	// TemporalUIURL leads operators to the web UI; none if empty.
 	TemporalUIURL string
 	// Webhooks says that the backend wants an event for every case that closes.
@@ -58,14 +79,19 @@ type Settings struct {
 
 // Activities does the steps of a case.
 type Activities struct {
-	DB        *db.DB
+	DB        Store
 	Keys      *secrets.Keys
 	Providers map[string]Provider // by application
 	Mail      Mailer
 	Hand      Hander
+	Cases     Cases        // nil: cases find out by themselves
+	Storms    StormWatcher // nil: nobody watches, and a storm ends when its time is over
 	Settings  Settings
 	Logger    *slog.Logger
 	Now       func() time.Time
+	// Hasten turns a moment of the machine's clock into one of Now's, where
+	// that one runs faster; nil where the two are the same.
+	Hasten func(time.Time) time.Time
 }
 
 // How long each step waits; docs/architecture.md says why.
@@ -189,11 +215,10 @@ func (p *pulse) end() {
 }
 
 // plan is what a case keeps of the settings and its input.
-func (a *Activities) plan(in reauth.Input, connection reauth.Connection) Plan {
+func (a *Activities) plan(ctx context.Context, in reauth.Input, connection reauth.Connection) (Plan, error) {
 	plan := Plan{
 		Minutes:     a.Settings.SessionMinutes,
 		Renewals:    a.Settings.SessionRenewals,
-		Reminders:   a.Settings.Reminders,
 		Application: connection.Application,
 	}
 	if plan.Minutes == 0 {
@@ -205,13 +230,41 @@ func (a *Activities) plan(in reauth.Input, connection reauth.Connection) Plan {
 	if in.Renewals != nil {
 		plan.Renewals = *in.Renewals
 	}
-	if len(plan.Reminders) == 0 {
-		plan.Reminders = reauth.DefaultReminders()
-	}
 	if in.Reminders != nil {
-		plan.Reminders = in.Reminders
+		plan.Campaign = campaign.FromReminders(in.Reminders)
+		return plan, nil
 	}
-	return plan
+	named := in.Campaign
+	if named == "" {
+		named = connection.Campaign
+	}
+	plan.Campaign = a.Settings.Campaigns.Choose(named, connection.Application, connection.Provider)
+	return plan, a.settle(ctx, &plan, connection)
+}
+
+// settle says how long the first notice waits for the breakdowns of others:
+// those of the same person, with which it would be one mail, and those of the
+// same provider, with which it would be none.
+func (a *Activities) settle(ctx context.Context, plan *Plan, connection reauth.Connection) error {
+	if plan.Campaign.Gather > 0 {
+		shares, err := a.DB.SharesContact(ctx, connection.ConnectionID)
+		if err != nil {
+			return err
+		}
+		if shares {
+			plan.FirstAfter = plan.Campaign.Gather
+		}
+	}
+	if a.Settings.StormSettles > plan.FirstAfter {
+		may, err := a.DB.MayStorm(ctx, connection.Provider, a.Settings.Storm.Count)
+		if err != nil {
+			return err
+		}
+		if may {
+			plan.FirstAfter = a.Settings.StormSettles
+		}
+	}
+	return nil
 }
 
 // redirectURI is where Connect sends the browser.

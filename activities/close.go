@@ -36,7 +36,7 @@ func (a *Activities) CloseAndTell(ctx context.Context, in CloseInput) (Closed, e
 	if err := a.openCase(ctx, in.Case, connection); err != nil && !errors.Is(err, db.ErrRemoved) {
 		return Closed{}, err
 	}
-	closing, err := a.closing(ctx, in.Case, in.Outcome, in.Reason)
+	closing, err := a.closing(in.Case, connection, in.Outcome, in.Reason)
 	if err != nil {
 		return Closed{}, err
 	}
@@ -77,10 +77,10 @@ func (a *Activities) tellFixed(ctx context.Context, in CloseInput, connection re
 	var deferred int
 	for _, id := range alerted {
 		to, ok := byID[id]
-		if !ok {
-			continue // the contact has been taken off the connection since
+		if !ok || to.Unreachable != "" {
+			continue // taken off the connection since, or not to be written to
 		}
-		delivery, err := a.send(ctx, db.Notice{
+		delivery, err := a.deliver(ctx, db.Notice{
 			CaseID: in.Case.CaseID, Step: "fixed", SessionOrdinal: 0, Recipient: id, Channel: db.ChannelMail, Fixed: true,
 		}, notify.Notice{
 			Kind: notify.KindFixed, Recipient: recipientOf(to), CustomerName: connection.CustomerName, ProviderName: connection.System,
@@ -119,7 +119,7 @@ func (a *Activities) patiently(ctx context.Context, out *Closed, deferred int) e
 	if deferred == 0 {
 		return nil
 	}
-	if a.Now().Sub(activity.GetInfo(ctx).ScheduledTime) < fixedAtMost {
+	if a.elapsed(ctx) < fixedAtMost {
 		return retryLater(fmt.Sprintf("the mail server has not taken %d of the last mails yet", deferred), "mail_deferred", 0)
 	}
 	out.Problem = "The mail server took none of the last mails for a quarter of an hour."
@@ -127,14 +127,10 @@ func (a *Activities) patiently(ctx context.Context, out *Closed, deferred int) e
 }
 
 // closing says how a case ends, with the event for the backend.
-func (a *Activities) closing(ctx context.Context, c Case, outcome reauth.Outcome, reason string) (db.Closing, error) {
+func (a *Activities) closing(c Case, connection reauth.Connection, outcome reauth.Outcome, reason string) (db.Closing, error) {
 	closing := db.Closing{CaseID: c.CaseID, Outcome: outcome, Reason: reason, At: a.Now().UTC()}
 	if !a.Settings.Webhooks {
 		return closing, nil
-	}
-	connection, err := a.DB.Connection(ctx, c.ConnectionID)
-	if err != nil {
-		return closing, err
 	}
 	payload, err := json.Marshal(map[string]any{
 		"type":      CaseClosed,
@@ -201,20 +197,9 @@ func (a *Activities) tellOperator(ctx context.Context, c Case, step, problem str
 	if err != nil {
 		return "", err
 	}
-	delivery, err := a.send(ctx, db.Notice{
+	delivery, err := a.deliver(ctx, db.Notice{
 		CaseID: c.CaseID, Step: step, Recipient: db.RecipientOperator, Channel: db.ChannelMail, Operator: true,
-	}, notify.Notice{
-		Kind:         notify.KindOperator,
-		Recipient:    notify.Recipient{Email: a.Settings.OperatorEmail},
-		CustomerName: connection.CustomerName,
-		ProviderName: connection.System,
-		ConnectionID: c.ConnectionID,
-		CaseID:       c.CaseID,
-		Problem:      problem,
-		OpenedAt:     c.OpenedAt,
-		Step:         step,
-		Links:        a.caseLinks(ctx, c),
-	})
+	}, a.operatorNotice(ctx, c, connection, step, problem))
 	if err != nil || delivery == notify.Deferred || delivery == "" {
 		return delivery, err
 	}
@@ -233,5 +218,5 @@ func (a *Activities) caseLinks(ctx context.Context, c Case) []notify.Link {
 
 func (a *Activities) needOperator(ctx context.Context, c Case, problem string) error {
 	a.Logger.WarnContext(ctx, "An operator is needed", "connection_id", c.ConnectionID, "case_id", c.CaseID, "problem", problem)
-	return a.event(ctx, c, "operator_needed", problem)
+	return a.event(ctx, c, db.EventOperatorNeeded, problem)
 }

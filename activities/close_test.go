@@ -20,7 +20,7 @@ func (r *rig) alerted(change ...func(*options)) customer {
 	c := r.stale(change...)
 	in := r.notice(c)
 	perform(r, r.acts.Notify, in)
-	in.Step, in.Kind = "after-2d", activities.NoticeReminder
+	in.Step.Key, in.Kind = "after-2d", activities.NoticeReminder
 	perform(r, r.acts.Notify, in)
 	return c
 }

@@ -24,7 +24,10 @@ func (a *Activities) Confirm(ctx context.Context, in ConfirmInput) (Confirmed, e
 	case connection.Status == reauth.StatusRemoved:
 		return Confirmed{Verdict: VerdictRemoved}, nil
 	}
-	out := Confirmed{Plan: a.plan(report, connection), Generation: connection.Generation}
+	out := Confirmed{Generation: connection.Generation}
+	if out.Plan, err = a.plan(ctx, report, connection); err != nil {
+		return Confirmed{}, err
+	}
 	refusal, err := a.unheard(ctx, in.Case)
 	if err != nil || refusal != nil {
 		return deref(refusal), err
@@ -42,7 +45,22 @@ func (a *Activities) Confirm(ctx context.Context, in ConfirmInput) (Confirmed, e
 		return out, err
 	}
 	out.Verdict, out.Session, out.Problem = opened.Verdict, opened.Session, opened.Problem
+	if err := a.scheduleFirst(ctx, in.Case, out); err != nil {
+		return out, err
+	}
 	return out, a.noteVerdict(ctx, in.Case, out, nil)
+}
+
+// scheduleFirst puts on record which notice a case sends first, and when.
+func (a *Activities) scheduleFirst(ctx context.Context, c Case, out Confirmed) error {
+	if err := a.DB.SetCampaign(ctx, c.CaseID, out.Plan.Campaign.Name); err != nil || out.Session == nil {
+		return err
+	}
+	dates := out.Plan.Dates(c, out.Session.ExpiresAt, c.Report.Source == reauth.SourceLink)
+	if len(dates) == 0 {
+		return nil
+	}
+	return a.DB.SetSchedule(ctx, c.CaseID, scheduleOf(&dates[0], 0))
 }
 
 // unheard says why a report opens no case, if so.

@@ -13,6 +13,7 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -250,6 +251,7 @@ func TestConfirmRepeatedChangesNothing(t *testing.T) {
 func TestConfirmOpensASessionAsPlanned(t *testing.T) {
 	r := newRig(t)
 	three := 3
+	hourly := campaign.BookOf(campaign.FromReminders([]string{"1h"}))
 	for name, test := range map[string]struct {
 		change   func(*options)
 		settings activities.Settings
@@ -258,28 +260,28 @@ func TestConfirmOpensASessionAsPlanned(t *testing.T) {
 		products []any
 		plan     activities.Plan
 	}{
-		"nothing is said": {minutes: 43_200, redirect: callback, plan: activities.Plan{Reminders: reauth.DefaultReminders()}},
+		"nothing is said": {minutes: 43_200, redirect: callback, plan: activities.Plan{Campaign: campaign.Default()}},
 		"by the settings": {
-			settings: activities.Settings{SessionMinutes: 90, SessionRenewals: 2, Reminders: []string{"1h"}},
-			minutes:  90, redirect: callback, plan: activities.Plan{Renewals: 2, Reminders: []string{"1h"}},
+			settings: activities.Settings{SessionMinutes: 90, SessionRenewals: 2, Campaigns: hourly},
+			minutes:  90, redirect: callback, plan: activities.Plan{Renewals: 2, Campaign: campaign.FromReminders([]string{"1h"})},
 		},
 		"by the report": {
-			settings: activities.Settings{SessionMinutes: 90, SessionRenewals: 2, Reminders: []string{"1h"}},
+			settings: activities.Settings{SessionMinutes: 90, SessionRenewals: 2, Campaigns: hourly},
 			change: func(o *options) {
 				o.products = []string{"company"}
 				o.report.MinutesToExpire, o.report.Renewals, o.report.Reminders = 60, &three, []string{"2h"}
 				o.report.Products, o.report.RedirectURI = []string{"directory", "payment"}, "https://elsewhere.example/back"
 			},
 			minutes: 60, redirect: "https://elsewhere.example/back", products: []any{"directory", "payment"},
-			plan: activities.Plan{Renewals: 3, Reminders: []string{"2h"}},
+			plan: activities.Plan{Renewals: 3, Campaign: campaign.FromReminders([]string{"2h"})},
 		},
 		"products of the connection": {
 			change:  func(o *options) { o.products = []string{"company", "ssn"} },
-			minutes: 43_200, redirect: callback, products: []any{"company", "ssn"}, plan: activities.Plan{Reminders: reauth.DefaultReminders()},
+			minutes: 43_200, redirect: callback, products: []any{"company", "ssn"}, plan: activities.Plan{Campaign: campaign.Default()},
 		},
 		"the callback is elsewhere": {
 			settings: activities.Settings{RedirectURI: "https://pages.example/done"},
-			minutes:  43_200, redirect: "https://pages.example/done", plan: activities.Plan{Reminders: reauth.DefaultReminders()},
+			minutes:  43_200, redirect: "https://pages.example/done", plan: activities.Plan{Campaign: campaign.Default()},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -330,6 +330,7 @@ type options struct {
 	application        string
 	tokenless          bool // we hold no token
 	contacts           []string
+	people             []reauth.Contact // beside them
 	report             reauth.Input
 }
 
@@ -356,6 +357,10 @@ func (r *rig) customer(change ...func(*options)) customer {
 	for _, mail := range o.contacts {
 		stored.Contacts = append(stored.Contacts, reauth.Contact{Email: mail, Name: "Pat"})
 		r.secret(mail)
+	}
+	for _, contact := range o.people {
+		stored.Contacts = append(stored.Contacts, contact)
+		r.secret(contact.Email)
 	}
 	_, err = r.db.PutConnection(r.t.Context(), stored)
 	require.NoError(r.t, err)

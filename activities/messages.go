@@ -3,6 +3,7 @@ package activities
 import (
 	"time"
 
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -18,10 +19,33 @@ type Case struct {
 // Plan is what a case decided at its opening and keeps: later settings do not
 // change it.
 type Plan struct {
-	Minutes     int      `json:"minutes"`
-	Renewals    int      `json:"renewals"`
-	Reminders   []string `json:"reminders"`
-	Application string   `json:"application"`
+	Minutes     int               `json:"minutes"`
+	Renewals    int               `json:"renewals"`
+	Campaign    campaign.Campaign `json:"campaign"`
+	Application string            `json:"application"`
+	// FirstAfter is how long the first notice waits for the breakdowns of other
+	// connections, with which it would be another message, or none.
+	FirstAfter time.Duration `json:"first_after,omitempty"`
+}
+
+// Deadline is the end of the last permitted session, when one that ends at a
+// time has renewals left.
+func (p Plan) Deadline(sessionEnds time.Time, renewals int) time.Time {
+	return sessionEnds.Add(time.Duration(renewals) * time.Duration(p.Minutes) * time.Minute)
+}
+
+// Dates are when the steps of a case are due whose first session ends at a
+// time. Where somebody is at the page already, none is due at the opening.
+func (p Plan) Dates(c Case, sessionEnds time.Time, personIsHere bool) []campaign.Date {
+	deadline := p.Deadline(sessionEnds, p.Renewals)
+	dates := p.Campaign.Schedule(c.OpenedAt, deadline, personIsHere)
+	first := c.OpenedAt.Add(p.FirstAfter)
+	for i := range dates {
+		if dates[i].At.Before(first) && first.Before(deadline) {
+			dates[i].At = first
+		}
+	}
+	return dates
 }
 
 // Session is a Connect session as a case sees it. Its URL stays in the database.
@@ -112,23 +136,39 @@ const (
 
 // NoticeInput asks for one step's notices.
 type NoticeInput struct {
-	Case           Case       `json:"case"`
-	Step           string     `json:"step"`
-	Kind           NoticeKind `json:"kind"`
-	SessionOrdinal int        `json:"session_ordinal"`
-	DeadlineAt     time.Time  `json:"deadline_at"`
+	Case Case `json:"case"`
+	// Step is the step; its key names it in the ledger.
+	Step campaign.Step `json:"step"`
+	Kind NoticeKind    `json:"kind"`
+	// Campaign is the case's, for its hours and its cap.
+	Campaign campaign.Campaign `json:"campaign"`
+	// Asked: a person asked for this notice, so neither hours nor cap nor
+	// storm keep it.
+	Asked bool `json:"asked,omitempty"`
+	// HandOn: it is only for those who have not heard of the case yet.
+	HandOn         bool      `json:"hand_on,omitempty"`
+	SessionOrdinal int       `json:"session_ordinal"`
+	DeadlineAt     time.Time `json:"deadline_at"`
 	// Cause says more of a NoticeTryAgain: what became of the code.
 	Cause reauth.CodeState `json:"cause,omitempty"`
 	// LookedAt is when the connection was last seen stale: a look younger than
 	// a minute is not repeated.
-	LookedAt     time.Time  `json:"looked_at"`
-	NextNoticeAt *time.Time `json:"next_notice_at,omitempty"`
-	NoticesSent  int        `json:"notices_sent"`
+	LookedAt time.Time `json:"looked_at"`
+	// Next is the step after this one, NoticesSent what the steps before have sent.
+	Next        *campaign.Date `json:"next,omitempty"`
+	NoticesSent int            `json:"notices_sent"`
 }
 
 // Noticed is the answer to NoticeInput.
 type Noticed struct {
+	// Sent counts all notices of the step, those of earlier attempts included.
 	Sent int `json:"sent"`
+	// Later is when somebody can be told who must not be written to now: ask
+	// again then. Why says what keeps them.
+	Later *time.Time `json:"later,omitempty"`
+	Why   string     `json:"why,omitempty"`
+	// Storm holds the notice until Later, or until it is released.
+	Storm string `json:"storm,omitempty"`
 	// Restored: access is back, so nobody was written to. With HoldUntil the
 	// customer is on the way through Connect: look again then.
 	Restored  bool       `json:"restored,omitempty"`
@@ -166,6 +206,9 @@ type RedeemInput struct {
 	// Patient is set once our own credentials have been refused and the
 	// operator told: then the activity asks until the code is dead.
 	Patient bool `json:"patient,omitempty"`
+	// Unanswered says that the code was sent before and no answer came, so that
+	// a refusal now means that the answer was lost.
+	Unanswered bool `json:"unanswered,omitempty"`
 	// LookUp only asks the database whether the code, which is dead, brought a
 	// token in an attempt of which nobody heard.
 	LookUp bool `json:"look_up,omitempty"`
@@ -188,6 +231,15 @@ type Redeemed struct {
 	Unanswered bool `json:"unanswered,omitempty"`
 }
 
+// RedeemProblem tells the operator what only the operator can mend about a code
+// of which no case is known.
+type RedeemProblem struct {
+	Application string `json:"application,omitempty"`
+	// Step keeps the problems of one code apart.
+	Step    string `json:"step"`
+	Problem string `json:"problem"`
+}
+
 // SettleInput records what became of a code that brought no token.
 type SettleInput struct {
 	Case     *Case            `json:"case,omitempty"`
@@ -207,11 +259,13 @@ type VerifyInput struct {
 }
 
 // Verified is the answer to VerifyInput: recovered, adopted (stored, but not
-// working yet), wrong_account, quarantined or refused.
+// working yet), wrong_account, quarantined, unusable or lost.
 type Verified struct {
-	State      reauth.CodeState `json:"state"`
-	Generation int64            `json:"generation,omitempty"`
-	Problem    string           `json:"problem,omitempty"`
+	State reauth.CodeState `json:"state"`
+	// Generation is the connection's current one. It is another than the
+	// token's where one that was minted later stands.
+	Generation int64  `json:"generation,omitempty"`
+	Problem    string `json:"problem,omitempty"`
 	// Unknown: nobody registered the connection.
 	Unknown bool `json:"unknown,omitempty"`
 }
@@ -238,9 +292,9 @@ type RecordInput struct {
 	Detail    string       `json:"detail"`
 	Phase     reauth.Phase `json:"phase,omitempty"`
 	LastError string       `json:"last_error,omitempty"`
-	// NextNoticeAt and NoticesSent are the schedule as it stands.
-	NextNoticeAt *time.Time `json:"next_notice_at,omitempty"`
-	NoticesSent  int        `json:"notices_sent"`
+	// Next and NoticesSent are the schedule as it stands.
+	Next        *campaign.Date `json:"next,omitempty"`
+	NoticesSent int            `json:"notices_sent"`
 }
 
 // CloseInput closes a case and tells everybody who should know.

@@ -3,22 +3,27 @@ package activities
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.temporal.io/sdk/activity"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
 
-// asked is what a heartbeat says while a code may be at the provider. An
+// What a heartbeat says while something may be done of which nobody hears. An
 // attempt that finds it knows that the one before was never answered.
-const asked = "asked"
+const (
+	asked   = "asked"   // a code may be at the provider
+	sending = "sending" // a mail may be at the mail server
+)
 
-// besideDatabase bounds what the exchange lets the database cost it: it must
-// go on without one.
-const besideDatabase = 3 * time.Second
+// besideExchange bounds what the exchange lets the database, and a second look
+// at the provider, cost it: it must go on without them.
+const besideExchange = 3 * time.Second
 
 // Redeem exchanges an authorization code for a token and returns the token
 // sealed, so that Temporal holds it durably before PostgreSQL must. A code
@@ -41,35 +46,30 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 			return err
 		})
 	}
+	unanswered := in.Unanswered || left(ctx, asked)
 	provider, err := a.provider(in.Application)
 	if err != nil {
-		return a.redeemBlocked(in, wordsOf(err))
+		return a.redeemBlocked(in, unanswered, wordsOf(err))
 	}
 	if in.Case != nil && !in.Patient {
 		a.besideDatabase(ctx, "the phase could not be stored", func(ctx context.Context) error {
 			return a.DB.SetPhase(ctx, in.Case.CaseID, reauth.PhaseRedeeming, "")
 		})
 	}
-	unanswered := wasAsked(ctx)
 	// The first heartbeat of an attempt reaches the server before this returns,
 	// so that even a killed worker leaves word that the code may be spent.
 	beat := startPulse(ctx, asked)
 	defer beat.end()
 	grant, err := provider.Exchange(ctx, secrets.Secret(in.Code), a.exchangeRedirect(in))
 	if err == nil {
-		return a.keep(ctx, provider, in, hash, grant)
+		return a.keep(ctx, provider, hash, grant)
 	}
 	switch trouble := troubleOf(err); trouble.Trouble {
-	case TroubleGrant:
-		if unanswered {
-			return Redeemed{State: reauth.CodeLost, Unanswered: true, Problem: "an earlier answer was lost on the way"}, nil
-		}
-		return Redeemed{State: reauth.CodeRefused, Problem: trouble.Error()}, nil
 	case TroubleClient, TroubleUnauthorized:
 		if !unanswered {
 			beat.say(ctx)
 		}
-		return a.redeemBlocked(in, "The provider refuses our own client credentials ("+trouble.Error()+").")
+		return a.redeemBlocked(in, unanswered, "The provider refuses our own client credentials ("+trouble.Error()+").")
 	case TroubleLimit, TroubleNotSent:
 		if !unanswered {
 			beat.say(ctx)
@@ -78,16 +78,18 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 	case TroubleDown, TroubleNoAnswer:
 		return Redeemed{}, retry("exchange a code", err)
 	default:
+		if unanswered {
+			return Redeemed{State: reauth.CodeLost, Unanswered: true, Problem: "an earlier answer was lost on the way"}, nil
+		}
 		return Redeemed{State: reauth.CodeRefused, Problem: trouble.Error()}, nil
 	}
 }
 
-func (a *Activities) redeemBlocked(in RedeemInput, problem string) (Redeemed, error) {
+func (a *Activities) redeemBlocked(in RedeemInput, unanswered bool, problem string) (Redeemed, error) {
 	if in.Patient {
 		return Redeemed{}, retryLater(problem, string(TroubleClient), 0)
 	}
-	a.Logger.Warn("An operator is needed: a code cannot be exchanged", "problem", problem)
-	return Redeemed{State: reauth.CodeReceivedState, Blocked: true, Problem: problem}, nil
+	return Redeemed{State: reauth.CodeReceivedState, Blocked: true, Unanswered: unanswered, Problem: problem}, nil
 }
 
 // lookUp is the last word on a dead code: the token it brought, if it did.
@@ -106,17 +108,18 @@ func (a *Activities) lookUp(ctx context.Context, hash string) (Redeemed, error) 
 }
 
 // keep seals a token that was just minted and stores it beside its code, as
-// well as the database allows.
-func (a *Activities) keep(ctx context.Context, provider Provider, in RedeemInput, hash string, grant Grant) (Redeemed, error) {
+// well as the database allows. Where neither the exchange nor the token itself
+// says whose it is, it stays without a connection: the one that the code was
+// meant for proves nothing.
+func (a *Activities) keep(ctx context.Context, provider Provider, hash string, grant Grant) (Redeemed, error) {
 	now := a.Now().UTC()
 	connectionID := grant.ConnectionID
 	if connectionID == "" { // the answer should have it; the token itself knows
-		if inspection, err := provider.Inspect(ctx, Access{Token: grant.Token}); err == nil {
+		look, cancel := context.WithTimeout(ctx, besideExchange)
+		if inspection, err := provider.Inspect(look, Access{Token: grant.Token}); err == nil {
 			connectionID = inspection.ConnectionID
 		}
-	}
-	if connectionID == "" && in.Case != nil {
-		connectionID = in.Case.ConnectionID
+		cancel()
 	}
 	sealed, err := a.Keys.Seal([]byte(grant.Token.Reveal()), mintedBound(connectionID)...)
 	if err != nil {
@@ -153,7 +156,7 @@ func (a *Activities) mintedBefore(ctx context.Context, hash string) (*reauth.Tok
 // besideDatabase does something that would be good to have, but must not hold
 // anything up. It outlives an abandoned activity.
 func (a *Activities) besideDatabase(ctx context.Context, otherwise string, do func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), besideDatabase)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), besideExchange)
 	defer cancel()
 	if err := do(ctx); err != nil {
 		a.Logger.WarnContext(ctx, otherwise, "error", err)
@@ -172,21 +175,23 @@ func (a *Activities) exchangeRedirect(in RedeemInput) string {
 	return a.redirectURI(reauth.Input{})
 }
 
-// wasAsked reports whether an earlier attempt sent the code and got no answer.
-func wasAsked(ctx context.Context) bool {
+// left reports whether an earlier attempt left this word: it began what the
+// word stands for, and heard nothing of it.
+func left(ctx context.Context, word string) bool {
 	if !activity.HasHeartbeatDetails(ctx) {
 		return false
 	}
 	var said string
-	return activity.GetHeartbeatDetails(ctx, &said) == nil && said == asked
+	return activity.GetHeartbeatDetails(ctx, &said) == nil && said == word
 }
 
 // HandOver gives a minted token to the case that owns its connection, which is
-// opened if there is none.
+// opened if there is none. A token of which nothing says whose it is is kept
+// aside.
 func (a *Activities) HandOver(ctx context.Context, minted reauth.TokenMinted) error {
 	defer startPulse(ctx).end()
 	if minted.ConnectionID == "" {
-		_, err := a.setAside(ctx, VerifyInput{Minted: minted}, reauth.CodeQuarantined, "connection_unknown", Verified{})
+		_, err := a.setAside(ctx, VerifyInput{Minted: minted}, reauth.CodeLost, ownerUnproved, Verified{})
 		return err
 	}
 	a.besideDatabase(ctx, "the code's connection could not be stored", func(ctx context.Context) error {
@@ -199,32 +204,78 @@ func (a *Activities) HandOver(ctx context.Context, minted reauth.TokenMinted) er
 // what the page of the person who brought it shows.
 func (a *Activities) SettleCode(ctx context.Context, in SettleInput) error {
 	defer startPulse(ctx).end()
-	connectionID, caseID := "", ""
-	if in.Case != nil {
-		connectionID, caseID = in.Case.ConnectionID, in.Case.CaseID
-		if _, err := a.DB.CaseByID(ctx, caseID); errors.Is(err, db.ErrNotFound) {
-			caseID = ""
-		} else if err != nil {
-			return err
-		}
-	}
-	if err := a.DB.SettleCode(ctx, in.CodeHash, connectionID, caseID, in.State, 0); err != nil {
-		return err
-	}
-	if caseID == "" {
-		return nil
-	}
-	if err := a.DB.SpendSession(ctx, caseID, in.SessionOrdinal); err != nil {
-		return err
-	}
-	if err := a.event(ctx, *in.Case, "code_"+string(in.State), in.Problem); err != nil {
+	caseID, err := a.storedCase(ctx, deref(in.Case))
+	if err != nil {
 		return err
 	}
 	phase := reauth.PhaseAwaitingCustomer
 	if in.State == reauth.CodeUnusable {
 		phase = reauth.PhaseBlocked
 	}
-	return a.DB.SetPhase(ctx, caseID, phase, in.Problem)
+	return a.endCode(ctx, in, caseID, "code_"+string(in.State), phase)
+}
+
+// endCode records that a code, or the token it brought, is of no use to its
+// case. The page says so last, once nobody is sent to the session any more that
+// the code has used up.
+func (a *Activities) endCode(ctx context.Context, in SettleInput, caseID, event string, phase reauth.Phase) error {
+	c := deref(in.Case)
+	if caseID != "" {
+		if err := a.DB.SpendSession(ctx, caseID, in.SessionOrdinal); err != nil {
+			return err
+		}
+		if err := a.event(ctx, c, event, in.Problem); err != nil {
+			return err
+		}
+		if err := a.DB.SetPhase(ctx, caseID, phase, in.Problem); err != nil {
+			return err
+		}
+	}
+	return a.DB.SettleCode(ctx, in.CodeHash, c.ConnectionID, caseID, in.State, 0)
+}
+
+// storedCase is the ID of a case that has a row, and empty for any other.
+func (a *Activities) storedCase(ctx context.Context, c Case) (caseID string, err error) {
+	_, err = a.DB.CaseByID(ctx, c.CaseID)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return c.CaseID, nil
+}
+
+// TellOfCode mails the operator about a code of which no case is known, so that
+// no ledger has a place for the mail. It is tried until the mail server has
+// taken it, and not again where nobody knows whether it has.
+func (a *Activities) TellOfCode(ctx context.Context, in RedeemProblem) error {
+	info := activity.GetInfo(ctx)
+	if info.Attempt <= 1 {
+		a.Logger.WarnContext(ctx, "An operator is needed", "workflow_id", info.WorkflowExecution.ID, "application", in.Application, "problem", in.Problem)
+	}
+	if a.Settings.OperatorEmail == "" || left(ctx, sending) {
+		return nil
+	}
+	message, err := notify.Compose(notify.Notice{
+		Kind: notify.KindOperator, Recipient: notify.Recipient{Email: a.Settings.OperatorEmail}, Problem: in.Problem, Step: in.Step,
+		MessageID: notify.MessageID(a.mailDomain(), info.WorkflowExecution.ID, in.Step+"-"+in.Application, 0, db.RecipientOperator),
+		From:      a.Settings.MailFrom, ReplyTo: a.Settings.SupportEmail, ProductName: a.Settings.ProductName,
+	})
+	if err != nil {
+		return fmt.Errorf("compose the operator's mail: %w", err)
+	}
+	beat := startPulse(ctx, sending)
+	defer beat.end()
+	delivery, err := a.Mail.Send(ctx, message)
+	if delivery == notify.Deferred {
+		beat.say(ctx)
+		return retryLater("the mail server has not taken the operator's mail yet", "mail_deferred", 0)
+	}
+	if err != nil {
+		a.Logger.WarnContext(ctx, "The operator's mail may not have arrived", "delivery", delivery, "error", err)
+	}
+	return nil
 }
 
 // mintedBound and tokenBound are what sealed tokens are bound to: a row copied

@@ -1,6 +1,7 @@
 package activities_test
 
 import (
+	"context"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/notify"
+	"github.com/finch-reauth/reauth/notify/inbox"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
@@ -182,6 +185,22 @@ func TestRedeemTellsALostAnswerFromARefusal(t *testing.T) {
 		fault: answer(exchange, 400, `{"code": 400, "name": "bad_request"}`),
 		want:  activities.Redeemed{State: reauth.CodeRefused, Problem: "invalid_request (bad_request)"},
 	}
+	oddly := attempt{fault: odd.fault, want: lost.want}
+	// A blocked exchange starts anew, as another activity: what the heartbeats
+	// of the first one said is gone, and only its answer tells.
+	unansweredAndBlocked, unansweredAndUnknown := blocked, unknown
+	unansweredAndBlocked.want.Unanswered, unansweredAndUnknown.want.Unanswered = true, true
+	anew := func(a attempt, unanswered bool) attempt {
+		change := a.change
+		a.change = func(in *activities.RedeemInput) {
+			if change != nil {
+				change(in)
+			}
+			r.heartbit = nil
+			in.Patient, in.Unanswered = true, unanswered
+		}
+		return a
+	}
 	for name, attempts := range map[string][]attempt{
 		"refused":                         {refused},
 		"refused in some other way":       {odd},
@@ -197,6 +216,11 @@ func TestRedeemTellsALostAnswerFromARefusal(t *testing.T) {
 		"they are still refused":          {patient, patient, refused},
 		"no credentials are configured":   {unknown},
 		"there are still none":            {waiting, refused},
+		"lost, then refused in some way":  {unanswered, oddly},
+		"lost, across a blocked restart":  {unanswered, unansweredAndBlocked, anew(lost, true)},
+		"lost, the restart blocked too":   {unanswered, unansweredAndBlocked, anew(patient, true), anew(lost, true)},
+		"lost, with none configured then": {unanswered, unansweredAndUnknown, anew(waiting, true), anew(lost, true)},
+		"refused, across such a restart":  {limited, blocked, anew(refused, false)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.in(t)
@@ -271,6 +295,141 @@ func TestRedeemWithoutCase(t *testing.T) {
 	r.closed()
 	perform(r, alone(r.acts.HandOver), *out.Minted)
 	assert.Len(t, r.handed, 3)
+}
+
+// silent is a provider that does not say how a connection does.
+type silent struct{ activities.Provider }
+
+func (silent) Inspect(ctx context.Context, _ activities.Access) (activities.Inspection, error) {
+	select {
+	case <-ctx.Done():
+		return activities.Inspection{}, ctx.Err()
+	case <-time.After(30 * time.Second):
+		return activities.Inspection{ConnectionID: "nobody-waited-so-long"}, nil
+	}
+}
+
+// The case's own connection proves nothing: a token is sealed for the one that
+// the provider names, in its answer or when it is asked once more, or for none.
+func TestRedeemSaysWhoseTheTokenIsOnlyIfTheProviderDoes(t *testing.T) {
+	r := newRig(t)
+	another, _, err := r.sim.AddConnection(finchsim.NewConnection{})
+	require.NoError(t, err)
+	for name, test := range map[string]struct {
+		introspect             finchsim.Fault
+		another, named, silent bool
+	}{
+		"the token tells":                  {named: true},
+		"the token tells, it is another's": {another: true, named: true},
+		"the provider fails":               {introspect: always(introspect, finchsim.FaultServerError)},
+		"it fails, and it is another's":    {introspect: always(introspect, finchsim.FaultServerError), another: true},
+		"it wants the login":               {introspect: answer(introspect, 401, `{"finch_code": "reauthenticate_user"}`)},
+		"its answer names nobody":          {introspect: answer(introspect, 200, `{"connection_status": {"status": "connected"}}`)},
+		"it never answers":                 {silent: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.in(t)
+			r.fail()
+			c := r.stale()
+			owner, want := c.id, ""
+			if test.another {
+				owner = another.ID
+			}
+			if test.named {
+				want = owner
+			}
+			token, err := r.sim.MintToken(owner)
+			require.NoError(t, err)
+			r.secret(token)
+			faults := []finchsim.Fault{answer(exchange, 200, `{"access_token": "`+token+`", "token_type": "bearer"}`)}
+			if test.introspect.Kind != "" {
+				faults = append(faults, test.introspect)
+			}
+			r.fail(faults...)
+			if finch := r.acts.Providers[reauth.DefaultApplication]; test.silent {
+				r.acts.Providers[reauth.DefaultApplication] = silent{finch}
+				defer func() { r.acts.Providers[reauth.DefaultApplication] = finch }()
+			}
+			in := activities.RedeemInput{Case: &c.ref, Code: "planted-code-of-" + c.id}
+			r.secret(in.Code)
+			out := perform(r, r.acts.Redeem, in)
+			assert.Equal(t, reauth.CodeMinted, out.State)
+			assert.Equal(t, want, out.Minted.ConnectionID)
+			assert.Equal(t, token, r.opened(out.Minted))
+
+			// Whoever looks it up learns no more.
+			in.LookUp = true
+			assert.Equal(t, out, perform(r, r.acts.Redeem, in))
+		})
+	}
+}
+
+// A token of which nobody knows whose it is goes to no case.
+func TestHandOverOfATokenOfNobodyKnown(t *testing.T) {
+	r := newRig(t)
+	minted := r.minted("", "planted-token-of-nobody-known")
+	for range 2 {
+		perform(r, alone(r.acts.HandOver), minted)
+		assert.Empty(t, r.handed)
+		aside, err := r.db.Quarantined(t.Context(), minted.Fingerprint)
+		require.NoError(t, err)
+		assert.Equal(t, db.QuarantinedToken{Fingerprint: minted.Fingerprint, Sealed: minted.Sealed, Reason: "owner_unproved", At: r.now}, aside)
+		code, err := r.db.CodeByHash(t.Context(), minted.CodeHash)
+		require.NoError(t, err)
+		assert.Equal(t, reauth.CodeLost, code.State, "the page asks for one more click")
+	}
+}
+
+func TestTellOfCode(t *testing.T) {
+	r := newRig(t)
+	tell := alone(r.acts.TellOfCode)
+	in := activities.RedeemProblem{Application: "sandbox", Step: "credentials", Problem: "Finch refuses our own client credentials."}
+
+	// Until the mail server has taken it …
+	require.NoError(t, r.inbox.SetKnobs(inbox.Knobs{Fault: inbox.FaultReject, At: inbox.AtRcpt, Code: 450}))
+	_, err := run(r, tell, in)
+	for range 2 {
+		assert.Equal(t, "mail_deferred", r.failure(err).Type())
+		assert.True(t, benign(r.failure(err)))
+		_, err = again(r, tell, in)
+	}
+	require.NoError(t, r.inbox.SetKnobs(inbox.Knobs{}))
+	_, err = again(r, tell, in)
+	require.NoError(t, err)
+	require.Len(t, r.mails(operatorMail), 1)
+	mail := r.mails(operatorMail)[0]
+	assert.Contains(t, mail.Text, in.Problem)
+	assert.Equal(t, notify.MessageID("product.example", "default-test-workflow-id", "credentials-sandbox", 0, "operator"), mail.MessageID)
+
+	// … and not again when the worker died before it could say so.
+	_, err = again(r, tell, in)
+	require.NoError(t, err)
+	require.Len(t, r.mails(operatorMail), 1)
+
+	// Nor where the mail server took it and did not say so, or takes it never.
+	for _, knobs := range []inbox.Knobs{
+		{Fault: inbox.FaultDrop, At: inbox.AtContent},
+		{Fault: inbox.FaultReject, At: inbox.AtRcpt, Code: 550},
+	} {
+		require.NoError(t, r.inbox.SetKnobs(knobs))
+		perform(r, tell, in)
+		require.NoError(t, r.inbox.SetKnobs(inbox.Knobs{}))
+		_, err = again(r, tell, in)
+		require.NoError(t, err)
+	}
+	taken := len(r.mails(operatorMail))
+	assert.Equal(t, 2, taken)
+
+	// Another application's trouble is another mail; without an address the log has to do.
+	in.Application = ""
+	perform(r, tell, in)
+	require.Len(t, r.mails(operatorMail), taken+1)
+	assert.NotEqual(t, mail.MessageID, r.mails(operatorMail)[taken].MessageID)
+	r.acts.Settings.OperatorEmail = ""
+	in.Problem = "Said to nobody."
+	perform(r, tell, in)
+	assert.Len(t, r.mails(operatorMail), taken+1)
+	assert.Contains(t, r.said.String(), in.Problem)
 }
 
 func TestSettleCode(t *testing.T) {

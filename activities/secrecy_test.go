@@ -91,7 +91,7 @@ func TestNothingSecretIsSaid(t *testing.T) {
 		try(run(r, r.acts.Look, activities.LookInput{Case: c.ref}))
 		try(run(r, r.acts.Notify, r.notice(c)))
 		late := r.notice(c)
-		late.Step, late.LookedAt = "after-2d", time.Time{}
+		late.Step.Key, late.LookedAt = "after-2d", time.Time{}
 		try(run(r, r.acts.Notify, late))
 		in := activities.VerifyInput{Case: c.ref, Minted: r.minted(c.id, "planted-token-of-"+c.id)}
 		try(run(r, r.acts.Verify, in))

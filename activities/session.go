@@ -90,7 +90,7 @@ func (a *Activities) Record(ctx context.Context, in RecordInput) error {
 	if err := a.DB.SetPhase(ctx, in.Case.CaseID, openPhase(in.Phase), in.LastError); err != nil {
 		return err
 	}
-	if err := a.DB.SetSchedule(ctx, in.Case.CaseID, in.NextNoticeAt, in.NoticesSent); err != nil {
+	if err := a.DB.SetSchedule(ctx, in.Case.CaseID, scheduleOf(in.Next, in.NoticesSent)); err != nil {
 		return err
 	}
 	return a.event(ctx, in.Case, in.Kind, in.Detail)

@@ -1,14 +1,27 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
+)
+
+const (
+	// ownerUnproved is why a token waits, and in the end is kept aside, of which
+	// nothing says whose it is.
+	ownerUnproved = "owner_unproved"
+	// proveAtMost is how long such a token waits. It is less than a case stays
+	// in verifying.
+	proveAtMost = 20 * time.Minute
 )
 
 func tokenBound(connectionID string, generation int64) []string {
@@ -34,11 +47,16 @@ func (a *Activities) Verify(ctx context.Context, in VerifyInput) (Verified, erro
 	if err := a.openCase(ctx, in.Case, connection); err != nil && !errors.Is(err, db.ErrRemoved) {
 		return Verified{}, err
 	}
-	if in.Minted.ConnectionID != in.Case.ConnectionID {
+	if owner := in.Minted.ConnectionID; owner != "" && owner != in.Case.ConnectionID {
 		return a.wrongAccount(ctx, in)
 	}
 	plain, err := a.Keys.Open(in.Minted.Sealed, mintedBound(in.Minted.ConnectionID)...)
-	if err != nil {
+	switch {
+	case errors.Is(err, secrets.ErrUnknownKey):
+		// Amid a rotation the key comes, and with it the token.
+		return Verified{}, temporal.NewApplicationError(
+			"this worker's keyset lacks the key of a minted token ("+err.Error()+"); it is tried again until the key is there", "key_missing")
+	case err != nil:
 		return a.setAside(ctx, in, reauth.CodeUnusable, "unreadable", Verified{
 			Problem: "A minted token could not be opened with our keys. It is kept aside.",
 		})
@@ -48,10 +66,11 @@ func (a *Activities) Verify(ctx context.Context, in VerifyInput) (Verified, erro
 	if err != nil || verdict != nil {
 		return deref(verdict), err
 	}
-	return a.adopt(ctx, in, token, works)
+	return a.adopt(ctx, in, connection, token, works)
 }
 
-// examine asks the provider about a token. A verdict means that it cannot be adopted.
+// examine asks the provider about a token. A verdict means that it cannot be
+// adopted. Whose it is, either the exchange has said, or the provider says now.
 func (a *Activities) examine(ctx context.Context, in VerifyInput, connection reauth.Connection, token secrets.Secret) (works bool, verdict *Verified, err error) {
 	provider, err := a.provider(connection.Application)
 	if err != nil {
@@ -60,7 +79,13 @@ func (a *Activities) examine(ctx context.Context, in VerifyInput, connection rea
 	access := Access{ConnectionID: connection.ConnectionID, Token: token}
 	inspection, err := provider.Inspect(ctx, access)
 	if err == nil {
-		if owner := inspection.ConnectionID; owner != "" && owner != connection.ConnectionID {
+		switch owner := cmp.Or(inspection.ConnectionID, in.Minted.ConnectionID); owner {
+		case connection.ConnectionID:
+			return a.works(ctx, provider, access, inspection), nil, nil
+		case "":
+			verdict, err = a.unproved(ctx, in, "its answer names no connection")
+			return false, verdict, err
+		default:
 			// Sealed anew, so that it opens for the connection that it belongs to.
 			in.Minted.ConnectionID = owner
 			if in.Minted.Sealed, err = a.Keys.Seal([]byte(token.Reveal()), mintedBound(owner)...); err != nil {
@@ -69,11 +94,15 @@ func (a *Activities) examine(ctx context.Context, in VerifyInput, connection rea
 			out, err := a.wrongAccount(ctx, in)
 			return false, &out, err
 		}
-		return a.works(ctx, provider, access, inspection), nil, nil
 	}
 	switch trouble := troubleOf(err); trouble.Trouble {
 	case TroubleReauth, TroubleSetup:
-		return false, nil, nil // whose it is, the exchange has said
+		if in.Minted.ConnectionID == "" {
+			verdict, err = a.unproved(ctx, in, trouble.Error())
+		} else {
+			err = nil // it is the connection's, but does not work yet
+		}
+		return false, verdict, err
 	case TroubleLimit, TroubleNotSent, TroubleDown, TroubleNoAnswer:
 		return false, nil, retry("ask the provider whose the new token is", err)
 	default:
@@ -82,6 +111,18 @@ func (a *Activities) examine(ctx context.Context, in VerifyInput, connection rea
 		})
 		return false, &out, err
 	}
+}
+
+// unproved lets a token wait for a while of which nothing says whose it is, and
+// keeps it aside then.
+func (a *Activities) unproved(ctx context.Context, in VerifyInput, answer string) (*Verified, error) {
+	if a.Now().Sub(in.Minted.MintedAt) < proveAtMost {
+		return nil, retryLater("the provider does not say yet whose the new token is: "+answer, ownerUnproved, 0)
+	}
+	out, err := a.setAside(ctx, in, reauth.CodeLost, ownerUnproved, Verified{
+		Problem: "The provider does not say whose the token is that it has just minted (" + answer + "). It was not stored; it is kept aside.",
+	})
+	return &out, err
 }
 
 // works reports whether access is back: the provider says so, or a cheap call
@@ -95,7 +136,7 @@ func (a *Activities) works(ctx context.Context, provider Provider, access Access
 
 // adopt stores the token as the connection's next generation, and closes the
 // case in the same transaction if it works.
-func (a *Activities) adopt(ctx context.Context, in VerifyInput, token secrets.Secret, works bool) (Verified, error) {
+func (a *Activities) adopt(ctx context.Context, in VerifyInput, connection reauth.Connection, token secrets.Secret, works bool) (Verified, error) {
 	adoption := db.Adoption{
 		ConnectionID: in.Case.ConnectionID,
 		Fingerprint:  in.Minted.Fingerprint,
@@ -109,7 +150,7 @@ func (a *Activities) adopt(ctx context.Context, in VerifyInput, token secrets.Se
 	state := reauth.CodeAdopted
 	if works {
 		state = reauth.CodeRecovered
-		closing, err := a.closing(ctx, in.Case, reauth.OutcomeRecovered, "")
+		closing, err := a.closing(in.Case, connection, reauth.OutcomeRecovered, "")
 		if err != nil {
 			return Verified{}, err
 		}
@@ -130,7 +171,15 @@ func (a *Activities) adopt(ctx context.Context, in VerifyInput, token secrets.Se
 	if err := a.DB.SettleCode(ctx, in.Minted.CodeHash, in.Case.ConnectionID, in.Case.CaseID, state, adopted.Generation); err != nil {
 		return Verified{}, err
 	}
-	return Verified{State: state, Generation: adopted.Generation}, nil
+	out := Verified{State: state, Generation: adopted.Generation}
+	if !adopted.Current {
+		current, err := a.DB.CurrentToken(ctx, in.Case.ConnectionID)
+		if err != nil {
+			return Verified{}, err
+		}
+		out.Generation = current.Generation
+	}
+	return out, nil
 }
 
 func (a *Activities) wrongAccount(ctx context.Context, in VerifyInput) (Verified, error) {
@@ -144,31 +193,20 @@ func (a *Activities) wrongAccount(ctx context.Context, in VerifyInput) (Verified
 func (a *Activities) setAside(ctx context.Context, in VerifyInput, state reauth.CodeState, reason string, out Verified) (Verified, error) {
 	out.State = state
 	a.Logger.WarnContext(ctx, "A minted token was set aside", "connection_id", in.Minted.ConnectionID, "case_id", in.Case.CaseID, "reason", reason)
-	caseID := in.Case.CaseID
-	if _, err := a.DB.CaseByID(ctx, caseID); errors.Is(err, db.ErrNotFound) {
-		caseID = ""
-	} else if err != nil {
+	caseID, err := a.storedCase(ctx, in.Case)
+	if err != nil {
 		return out, err
 	}
-	err := a.DB.Quarantine(ctx, db.QuarantinedToken{
+	err = a.DB.Quarantine(ctx, db.QuarantinedToken{
 		ConnectionID: in.Minted.ConnectionID, ExpectedConnectionID: in.Case.ConnectionID, Fingerprint: in.Minted.Fingerprint,
 		Sealed: in.Minted.Sealed, Reason: reason, CaseID: caseID, At: a.Now(),
 	})
 	if err != nil {
 		return out, err
 	}
-	if caseID != "" {
-		if err := a.DB.SpendSession(ctx, caseID, in.SessionOrdinal); err != nil {
-			return out, err
-		}
-		if err := a.event(ctx, in.Case, "token_set_aside", out.Problem); err != nil {
-			return out, err
-		}
-		if err := a.DB.SetPhase(ctx, caseID, reauth.PhaseAwaitingCustomer, out.Problem); err != nil {
-			return out, err
-		}
-	}
-	return out, a.DB.SettleCode(ctx, in.Minted.CodeHash, in.Case.ConnectionID, caseID, state, 0)
+	return out, a.endCode(ctx, SettleInput{
+		Case: &in.Case, CodeHash: in.Minted.CodeHash, State: state, Problem: out.Problem, SessionOrdinal: in.SessionOrdinal,
+	}, caseID, "token_set_aside", reauth.PhaseAwaitingCustomer)
 }
 
 // AwaitWorking waits until a token that is stored works, and closes the case then.
@@ -193,7 +231,7 @@ func (a *Activities) AwaitWorking(ctx context.Context, in WorkingInput) error {
 	if !a.works(ctx, provider, access, inspection) {
 		return retryLater("the provider says "+inspection.Status, "not_working_yet", 0)
 	}
-	closing, err := a.closing(ctx, in.Case, reauth.OutcomeRecovered, "")
+	closing, err := a.closing(in.Case, connection, reauth.OutcomeRecovered, "")
 	if err != nil {
 		return err
 	}

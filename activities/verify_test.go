@@ -14,6 +14,7 @@ import (
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/finch/finchsim"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
 )
 
 // minted seals a token as Redeem does.
@@ -157,6 +158,23 @@ func (a asking) Inspect(ctx context.Context, access activities.Access) (activiti
 	return a.Provider.Inspect(ctx, access)
 }
 
+// naming is a provider that says this of every connection.
+type naming struct {
+	activities.Provider
+	inspection activities.Inspection
+}
+
+func (n naming) Inspect(context.Context, activities.Access) (activities.Inspection, error) {
+	return n.inspection, nil
+}
+
+// answers makes the provider say this of every connection, to the end of the test.
+func (r *rig) answers(inspection activities.Inspection) {
+	finch := r.acts.Providers[reauth.DefaultApplication]
+	r.acts.Providers[reauth.DefaultApplication] = naming{finch, inspection}
+	r.t.Cleanup(func() { r.acts.Providers[reauth.DefaultApplication] = finch })
+}
+
 func TestVerifySetsAside(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
@@ -241,6 +259,33 @@ func TestVerifySetsAside(t *testing.T) {
 				return arranged{c.id, "could not be opened"}
 			},
 			state: reauth.CodeUnusable, reason: "unreadable",
+		},
+		"nobody says whose it is, for long": {
+			arrange: func(c *customer, in *activities.VerifyInput, token string) arranged {
+				in.Minted = r.minted("", token)
+				in.Minted.MintedAt = r.now.Add(-20 * time.Minute)
+				r.fail(answer(introspect, 401, `{"finch_code": "reauthenticate_user"}`))
+				return arranged{"", "does not say whose the token is"}
+			},
+			state: reauth.CodeLost, reason: "owner_unproved",
+		},
+		"introspect names nobody, for long": {
+			arrange: func(c *customer, in *activities.VerifyInput, token string) arranged {
+				in.Minted = r.minted("", token)
+				in.Minted.MintedAt = r.now.Add(-20 * time.Minute)
+				r.answers(activities.Inspection{Condition: activities.ConditionConnected, Status: "connected"})
+				return arranged{"", "names no connection"}
+			},
+			state: reauth.CodeLost, reason: "owner_unproved",
+		},
+		"introspect alone says whose it is, another's": {
+			arrange: func(c *customer, in *activities.VerifyInput, _ string) arranged {
+				other, token, err := r.sim.AddConnection(finchsim.NewConnection{})
+				require.NoError(t, err)
+				in.Minted = r.minted("", token)
+				return arranged{other.ID, other.ID}
+			},
+			state: reauth.CodeWrongAccount, reason: "wrong_account",
 		},
 		"the provider refuses the token": {
 			arrange: func(c *customer, _ *activities.VerifyInput, _ string) arranged {
@@ -338,6 +383,65 @@ func TestVerifyRetriesWhatTellsNothing(t *testing.T) {
 	})
 }
 
+// A token of which nothing has said whose it is waits for the provider to say
+// so, and is adopted then.
+func TestVerifyWaitsForTheOwner(t *testing.T) {
+	r := newRig(t)
+	c, in, token := r.back()
+	in.Minted = r.minted("", token)
+	for name, arrange := range map[string]func(){
+		"it wants the login":        func() { r.fail(answer(introspect, 401, `{"finch_code": "reauthenticate_user"}`)) },
+		"an account must be set up": func() { r.fail(answer(introspect, 401, setupRequired)) },
+		"it works, but is nobody's": func() { r.answers(activities.Inspection{Condition: activities.ConditionConnected}) },
+		"nearly for as long as it may": func() {
+			r.fail(answer(introspect, 401, setupRequired))
+			r.advance(20*time.Minute - time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.in(t)
+			r.fail()
+			began := r.now
+			defer func() { r.now = began }()
+			arrange()
+			_, err := run(r, r.acts.Verify, in)
+			assert.Equal(t, "owner_unproved", r.failure(err).Type())
+			assert.True(t, benign(r.failure(err)))
+			_, err = r.db.Quarantined(t.Context(), in.Minted.Fingerprint)
+			require.ErrorIs(t, err, db.ErrNotFound)
+			_, generation := r.stored(c)
+			assert.Equal(t, int64(1), generation)
+			assert.True(t, r.row(c).Open())
+		})
+	}
+	r.fail()
+	assert.Equal(t, activities.Verified{State: reauth.CodeRecovered, Generation: 2}, perform(r, r.acts.Verify, in))
+	current, _ := r.stored(c)
+	assert.Equal(t, token, current)
+}
+
+// Amid a rotation a worker may lack the key of a token that another one sealed.
+// The token waits for the key.
+func TestVerifyWaitsForTheKey(t *testing.T) {
+	r := newRig(t)
+	c, in, token := r.back()
+	keyset, err := secrets.Generate()
+	require.NoError(t, err)
+	r.acts.Keys, err = secrets.Load(keyset)
+	require.NoError(t, err)
+	_, err = run(r, r.acts.Verify, in)
+	assert.Equal(t, "key_missing", r.failure(err).Type())
+	assert.Contains(t, err.Error(), "keyset lacks the key")
+	_, err = r.db.Quarantined(t.Context(), in.Minted.Fingerprint)
+	require.ErrorIs(t, err, db.ErrNotFound)
+	assert.NotEmpty(t, r.row(c).ConnectURL)
+
+	r.acts.Keys = r.keys
+	assert.Equal(t, reauth.CodeRecovered, perform(r, r.acts.Verify, in).State)
+	current, _ := r.stored(c)
+	assert.Equal(t, token, current)
+}
+
 // A token that the provider will not speak about is kept aside: waiting for an
 // answer that never comes would hold the case for ever.
 func TestVerifySetsAsideWhatTheProviderRefuses(t *testing.T) {
@@ -365,15 +469,28 @@ func TestVerifyKeepsTheNewerToken(t *testing.T) {
 	require.NoError(t, err)
 	r.adopt(c, newer, r.now.Add(time.Minute))
 
-	assert.Equal(t, reauth.CodeRecovered, perform(r, r.acts.Verify, in).State)
-	current, generation := r.stored(c)
-	assert.Equal(t, newer, current)
-	assert.Equal(t, int64(2), generation)
-	kept, isCurrent, err := r.db.TokenByFingerprint(t.Context(), c.id, reauth.Fingerprint(token))
+	for range 2 {
+		assert.Equal(t, activities.Verified{State: reauth.CodeRecovered, Generation: 2}, perform(r, r.acts.Verify, in), "the connection's generation, not the token's")
+		current, generation := r.stored(c)
+		assert.Equal(t, newer, current)
+		assert.Equal(t, int64(2), generation)
+		kept, isCurrent, err := r.db.TokenByFingerprint(t.Context(), c.id, reauth.Fingerprint(token))
+		require.NoError(t, err)
+		assert.False(t, isCurrent)
+		assert.Equal(t, int64(3), kept.Generation)
+		assert.Equal(t, int64(3), r.code(in).Generation, "the token's")
+		row := r.row(c)
+		assert.Equal(t, reauth.OutcomeRecovered, row.Outcome)
+		assert.Equal(t, int64(2), row.Generation)
+	}
+
+	// The same where it does not work yet.
+	c, in, _ = r.back()
+	newer, err = r.sim.MintToken(c.id)
 	require.NoError(t, err)
-	assert.False(t, isCurrent)
-	assert.Equal(t, int64(3), kept.Generation)
-	assert.Equal(t, reauth.OutcomeRecovered, r.row(c).Outcome)
+	r.adopt(c, newer, r.now.Add(time.Minute))
+	require.NoError(t, r.sim.Break(c.id))
+	assert.Equal(t, activities.Verified{State: reauth.CodeAdopted, Generation: 2}, perform(r, r.acts.Verify, in))
 }
 
 // A code may come before anything else of its case.

@@ -22,6 +22,12 @@ const ReasonTerminated = "terminated"
 // ended notice adds EventNotice and its state, as "notice_sent".
 const (
 	EventOpened = "opened"
+	// EventUnreachable: a contact must not be written to any more.
+	EventUnreachable = "contact_unreachable"
+	// EventOperatorNeeded: only an operator can help.
+	EventOperatorNeeded = "operator_needed"
+	// EventHeld: the first notice waits for a storm to be over.
+	EventHeld   = "held"
 	EventClosed = "closed"
 	EventNotice = "notice_"
 )
@@ -47,7 +53,14 @@ type Case struct {
 	SessionExpiresAt *time.Time `db:"session_expires_at"`
 	DeadlineAt       *time.Time `db:"deadline_at"`
 
+	// Campaign names the campaign that the case follows, NextStep the step that
+	// is due at NextNoticeAt. StormID is the storm that holds the first notice,
+	// or held it once; Held tells whether it still does.
+	Campaign     string     `db:"campaign"`
 	NextNoticeAt *time.Time `db:"next_notice_at"`
+	NextStep     string     `db:"next_step"`
+	StormID      string     `db:"storm_id"`
+	Held         bool       `db:"held"`
 	NoticesSent  int        `db:"notices_sent"`
 	LastClickAt  *time.Time `db:"last_click_at"`
 	// Generation is the connection's when the case opened, and the one that
@@ -68,7 +81,8 @@ const selectCases = `
 SELECT k.case_id, k.connection_id, k.provider, k.application, k.source, k.finch_code, k.reason, k.phase,
        coalesce(k.outcome, '') AS outcome, k.close_reason, k.session_id, k.connect_url, k.session_ordinal,
        k.session_expires_at, k.deadline_at, k.next_notice_at, k.notices_sent, k.last_click_at, k.generation,
-       k.last_error, k.opened_at, k.closed_at, c.customer_name
+       k.last_error, k.opened_at, k.closed_at, c.customer_name, k.campaign, k.next_step, coalesce(k.storm_id, '') AS storm_id,
+       EXISTS (SELECT FROM storms s WHERE s.storm_id = k.storm_id AND s.ended_at IS NULL AND k.outcome IS NULL) AS held
   FROM cases k JOIN connections c USING (connection_id)`
 
 // OpenCase opens a case and calls its connection stale. opened reports whether
@@ -258,12 +272,29 @@ func (d *DB) SpendSession(ctx context.Context, caseID string, ordinal int) error
 UPDATE cases SET connect_url = '' WHERE case_id = $1 AND outcome IS NULL AND session_ordinal = $2`, ordinal)
 }
 
-// SetSchedule says when an open case writes next (nil: never again) and how
-// many notices it has sent. A closed case stays as it is. ErrNotFound when there
-// is no such case.
-func (d *DB) SetSchedule(ctx context.Context, caseID string, nextNoticeAt *time.Time, noticesSent int) error {
+// Schedule is what an open case will send next.
+type Schedule struct {
+	// At is when (nil: never again), Step which step it is, as in the ledger.
+	At   *time.Time
+	Step string
+	// Audience and Channel are the step's.
+	Audience, Channel string
+	// NoticesSent is how many notices the case has sent so far.
+	NoticesSent int
+}
+
+// SetSchedule says what an open case will send next. A closed case stays as it
+// is. ErrNotFound when there is no such case.
+func (d *DB) SetSchedule(ctx context.Context, caseID string, s Schedule) error {
 	return d.updateCase(ctx, "set a case's schedule", caseID, `
-UPDATE cases SET next_notice_at = $2, notices_sent = $3 WHERE case_id = $1 AND outcome IS NULL`, nextNoticeAt, noticesSent)
+UPDATE cases SET next_notice_at = $2, next_step = $3, next_audience = $4, next_channel = $5, notices_sent = $6
+ WHERE case_id = $1 AND outcome IS NULL`, s.At, s.Step, s.Audience, s.Channel, s.NoticesSent)
+}
+
+// SetCampaign says which campaign a case follows. ErrNotFound when there is no
+// such case.
+func (d *DB) SetCampaign(ctx context.Context, caseID, campaign string) error {
+	return d.updateCase(ctx, "set a case's campaign", caseID, `UPDATE cases SET campaign = $2 WHERE case_id = $1`, campaign)
 }
 
 // updateCase runs a statement whose first argument is a case.
@@ -383,7 +414,7 @@ func endCase(ctx context.Context, tx *sqlx.Tx, closing Closing, connectionID str
 	if err := tx.GetContext(ctx, &closedAt, `
 UPDATE cases
    SET outcome = $2, phase = 'closed', close_reason = $3, generation = CASE WHEN $4 > 0 THEN $4 ELSE generation END,
-       closed_at = greatest(opened_at, $5), next_notice_at = NULL
+       closed_at = greatest(opened_at, $5), next_notice_at = NULL, next_step = ''
  WHERE case_id = $1 RETURNING closed_at`,
 		closing.CaseID, closing.Outcome, reason, closing.Generation, closing.At); err != nil {
 		return err

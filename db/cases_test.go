@@ -88,7 +88,7 @@ func TestTerminatedRunIsClosedByTheNextCase(t *testing.T) {
 	s := newStore(t)
 	s.connect(t, "c1")
 	s.open(t, "c1", "terminated", t0)
-	require.NoError(t, s.SetSchedule(s.ctx, "terminated", &t0, 1))
+	require.NoError(t, s.SetSchedule(s.ctx, "terminated", db.Schedule{At: &t0, Step: "after-2d", NoticesSent: 1}))
 	s.open(t, "c1", "next", t0.Add(time.Hour))
 
 	k, err := s.CaseByID(s.ctx, "terminated")
@@ -167,7 +167,7 @@ func TestCaseIsUpdatedWhileItIsOpen(t *testing.T) {
 	}
 	update(2)
 	update(1) // late
-	require.NoError(t, s.SetSchedule(s.ctx, "k1", &next, 3))
+	require.NoError(t, s.SetSchedule(s.ctx, "k1", db.Schedule{At: &next, Step: "after-2d", Audience: "primary", Channel: "mail", NoticesSent: 3}))
 	k, err := s.CaseByID(s.ctx, "k1")
 	require.NoError(t, err)
 	assert.Equal(t, "s2", k.SessionID)
@@ -177,7 +177,9 @@ func TestCaseIsUpdatedWhileItIsOpen(t *testing.T) {
 	assert.Equal(t, deadline, *k.DeadlineAt)
 	assert.Equal(t, reauth.PhaseAwaitingCustomer, k.Phase)
 	assert.Equal(t, next, *k.NextNoticeAt)
+	assert.Equal(t, "after-2d", k.NextStep)
 	assert.Equal(t, 3, k.NoticesSent)
+	assert.Equal(t, 1, s.count(t, "cases WHERE next_audience = 'primary' AND next_channel = 'mail'"))
 
 	require.NoError(t, s.SetPhase(s.ctx, "k1", reauth.PhaseBlocked, "refused for anna@example.com"))
 	k, err = s.CaseByID(s.ctx, "k1")
@@ -199,22 +201,24 @@ func TestCaseIsUpdatedWhileItIsOpen(t *testing.T) {
 	assert.Empty(t, k.ConnectURL)
 	assert.Equal(t, "s2", k.SessionID)
 	require.NoError(t, s.SetPhase(s.ctx, "k1", reauth.PhaseVerifying, ""))
-	require.NoError(t, s.SetSchedule(s.ctx, "k1", nil, 4))
+	require.NoError(t, s.SetSchedule(s.ctx, "k1", db.Schedule{NoticesSent: 4}))
 	k, err = s.CaseByID(s.ctx, "k1")
 	require.NoError(t, err)
 	assert.Empty(t, k.LastError)
 	assert.Nil(t, k.NextNoticeAt)
+	assert.Empty(t, k.NextStep)
 	require.ErrorContains(t, s.SetPhase(s.ctx, "k1", reauth.PhaseClosed, ""), "cases_closed_iff_outcome")
 
-	require.NoError(t, s.SetSchedule(s.ctx, "k1", &next, 4))
+	require.NoError(t, s.SetSchedule(s.ctx, "k1", db.Schedule{At: &next, Step: "after-5d", NoticesSent: 4}))
 	s.end(t, "k1", reauth.OutcomeExpired, deadline)
 	before, err := s.CaseByID(s.ctx, "k1")
 	require.NoError(t, err)
 	assert.Nil(t, before.NextNoticeAt, "a closed case plans nothing")
+	assert.Empty(t, before.NextStep)
 	update(3)
 	require.NoError(t, s.SpendSession(s.ctx, "k1", 2))
 	require.NoError(t, s.SetPhase(s.ctx, "k1", reauth.PhaseConfirming, "late"))
-	require.NoError(t, s.SetSchedule(s.ctx, "k1", &next, 9))
+	require.NoError(t, s.SetSchedule(s.ctx, "k1", db.Schedule{At: &next, Step: "after-5d", NoticesSent: 9}))
 	after, err := s.CaseByID(s.ctx, "k1")
 	require.NoError(t, err)
 	assert.Equal(t, before, after, "a closed case stays as it is")
@@ -222,7 +226,7 @@ func TestCaseIsUpdatedWhileItIsOpen(t *testing.T) {
 	require.ErrorIs(t, s.SetSession(s.ctx, "k2", db.Session{}), db.ErrNotFound)
 	require.ErrorIs(t, s.SpendSession(s.ctx, "k2", 1), db.ErrNotFound)
 	require.ErrorIs(t, s.SetPhase(s.ctx, "k2", reauth.PhaseBlocked, ""), db.ErrNotFound)
-	require.ErrorIs(t, s.SetSchedule(s.ctx, "k2", nil, 0), db.ErrNotFound)
+	require.ErrorIs(t, s.SetSchedule(s.ctx, "k2", db.Schedule{}), db.ErrNotFound)
 }
 
 func TestCloseCase(t *testing.T) {

@@ -20,6 +20,7 @@ type connectionRow struct {
 	CustomerID   string                  `db:"customer_id"`
 	CustomerName string                  `db:"customer_name"`
 	System       string                  `db:"system"`
+	Campaign     string                  `db:"campaign"`
 	Products     pq.StringArray          `db:"products"`
 	Status       reauth.ConnectionStatus `db:"status"`
 	Generation   int64                   `db:"generation"`
@@ -30,10 +31,11 @@ type connectionRow struct {
 
 // One statement, so that a connection is never seen with another version's contacts.
 const selectConnections = `
-SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_name, c.system, c.products, c.status,
+SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_name, c.system, c.campaign, c.products, c.status,
        coalesce(c.generation, 0) AS generation, c.created_at, c.updated_at,
        (SELECT coalesce(json_agg(json_build_object('email', p.email, 'name', p.name, 'role', p.role,
-                                                   'locale', p.locale, 'time_zone', p.time_zone)
+                                                   'locale', p.locale, 'time_zone', p.time_zone,
+                                                   'unreachable', ` + unreachable + `)
                                  ORDER BY p.position), '[]')
           FROM contacts p WHERE p.connection_id = c.connection_id AND p.removed_at IS NULL) AS contacts
   FROM connections c`
@@ -41,7 +43,7 @@ SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_nam
 func (r connectionRow) connection() (reauth.Connection, error) {
 	c := reauth.Connection{
 		ConnectionID: r.ConnectionID, Provider: r.Provider, Application: r.Application,
-		CustomerID: r.CustomerID, CustomerName: r.CustomerName, System: r.System, Products: r.Products,
+		CustomerID: r.CustomerID, CustomerName: r.CustomerName, System: r.System, Campaign: r.Campaign, Products: r.Products,
 		Status: r.Status, Generation: r.Generation, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}
 	if err := json.Unmarshal(r.Contacts, &c.Contacts); err != nil {
@@ -96,9 +98,9 @@ func (d *DB) PutConnection(ctx context.Context, c reauth.Connection) (created bo
 	now := d.now()
 	err = d.write(ctx, "store a connection", func(ctx context.Context, tx *sqlx.Tx) error {
 		inserted, err := changed(ctx, tx, `
-INSERT INTO connections (connection_id, provider, application, customer_id, customer_name, products, status, created_at, updated_at, system)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) ON CONFLICT (connection_id) DO NOTHING`,
-			c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now, c.System)
+INSERT INTO connections (connection_id, provider, application, customer_id, customer_name, products, status, created_at, updated_at, system, campaign)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10) ON CONFLICT (connection_id) DO NOTHING`,
+			c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now, c.System, c.Campaign)
 		if err != nil {
 			return err
 		}
@@ -111,10 +113,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) ON CONFLICT (connection_id) DO N
 			if err := exec(ctx, tx, `
 UPDATE connections
    SET provider = $2, application = $3, customer_id = $4, customer_name = $5, products = $6,
-       system = CASE WHEN $9 = '' THEN system ELSE $9 END,
+       system = CASE WHEN $9 = '' THEN system ELSE $9 END, campaign = $10,
        status = CASE WHEN status = 'removed' THEN $7 ELSE status END, updated_at = $8
  WHERE connection_id = $1`,
-				c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now, c.System); err != nil {
+				c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now, c.System, c.Campaign); err != nil {
 				return err
 			}
 		}

@@ -19,6 +19,11 @@ type Recipient struct {
 	Role      string `db:"role"`
 	Locale    string `db:"locale"`
 	TimeZone  string `db:"time_zone"`
+	// Unreachable says why the contact must not be written to; empty if they may.
+	Unreachable Unreachable `db:"unreachable"`
+	// Declined: they said that they are not the right person, whatever else
+	// Unreachable says.
+	Declined bool `db:"declined"`
 }
 
 // String keeps the e-mail address and the name out of anything that prints a recipient.
@@ -27,15 +32,30 @@ func (r Recipient) String() string { return "contact " + r.ContactID }
 // GoString keeps the e-mail address and the name out of %#v.
 func (r Recipient) GoString() string { return r.String() }
 
+const selectRecipients = `
+SELECT p.contact_id, p.email, p.name, p.role, p.locale, p.time_zone, ` + unreachable + ` AS unreachable,
+       p.declined_at IS NOT NULL AS declined
+  FROM contacts p`
+
 // Recipients returns the contacts of a connection in the order in which they
-// were registered. A connection without contacts, or an unknown one, has none.
+// were registered, those who must not be written to included. A connection
+// without contacts, or an unknown one, has none.
 func (d *DB) Recipients(ctx context.Context, connectionID string) (list []Recipient, err error) {
 	err = d.read(ctx, "read the recipients", func(ctx context.Context) error {
-		return d.sqlx.SelectContext(ctx, &list, `
-SELECT contact_id, email, name, role, locale, time_zone FROM contacts
- WHERE connection_id = $1 AND removed_at IS NULL ORDER BY position`, connectionID)
+		return d.sqlx.SelectContext(ctx, &list, selectRecipients+`
+ WHERE p.connection_id = $1 AND p.removed_at IS NULL ORDER BY p.position`, connectionID)
 	})
 	return list, err
+}
+
+// Recipient returns one contact of a connection, also one who must not be
+// written to. ErrNotFound when the connection has no such contact, or no longer.
+func (d *DB) Recipient(ctx context.Context, connectionID, contactID string) (r Recipient, err error) {
+	err = d.read(ctx, "read a recipient", func(ctx context.Context) error {
+		return d.sqlx.GetContext(ctx, &r, selectRecipients+`
+ WHERE p.contact_id = $2 AND p.connection_id = $1 AND p.removed_at IS NULL`, connectionID, contactID)
+	})
+	return r, err
 }
 
 // replaceContacts makes contacts the ones of a locked connection.
@@ -56,7 +76,7 @@ SELECT contact_id, email_key FROM contacts WHERE connection_id = $1 AND removed_
 	seen := make(map[string]bool, len(contacts))
 	for i, c := range contacts {
 		email := strings.TrimSpace(c.Email)
-		key := strings.ToLower(email)
+		key := emailKey(email)
 		if seen[key] {
 			continue
 		}

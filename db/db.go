@@ -7,7 +7,9 @@
 //  1. the row in connections (FOR NO KEY UPDATE),
 //  2. the row in cases (FOR NO KEY UPDATE to change or close it, FOR SHARE to
 //     be sure that it stays open while a notice is permitted),
-//  3. anything below them.
+//  3. anything below them,
+//  4. the turns of cases in the outbox, at the very end, in the order of the
+//     cases (outgoing does this).
 //
 // A transaction that holds a case and not its connection never asks for the
 // connection. NO KEY UPDATE is used, and not UPDATE, since foreign keys take
@@ -54,6 +56,8 @@ const (
 type DB struct {
 	sqlx *sqlx.DB
 	now  func() time.Time
+	// publishes: every line of a case's timeline goes to the backend as well.
+	publishes bool
 }
 
 // Open connects to the database that a URL names and makes sure that it
@@ -155,7 +159,11 @@ func (d *DB) write(ctx context.Context, doing string, do func(ctx context.Contex
 		return wrap(ctx, doing, err)
 	}
 	defer func() { _ = tx.Rollback() }() // nothing is left to roll back after a commit
-	if err := do(ctx, tx); err != nil {
+	out := &outgoing{publishes: d.publishes, now: d.now}
+	if err := do(out.in(ctx), tx); err != nil {
+		return wrap(ctx, doing, err)
+	}
+	if err := out.write(ctx, tx); err != nil {
 		return wrap(ctx, doing, err)
 	}
 	return wrap(ctx, doing, tx.Commit())

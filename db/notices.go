@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	// ChannelMail is the one channel so far.
-	ChannelMail = "mail"
+	// The channels of notices.
+	ChannelMail    = "mail"
+	ChannelWebhook = "webhook" // the company's backend writes to the customer
+	ChannelChat    = "chat"    // the operators' chat
 	// RecipientOperator stands in for a contact where the operator is told.
 	RecipientOperator = "operator"
 )
@@ -26,7 +28,7 @@ const (
 	NoticeSending  NoticeState = "sending"  // permitted; no end is known yet
 	NoticeSent     NoticeState = "sent"     // the mail server took it
 	NoticeDeferred NoticeState = "deferred" // it was definitely not taken; it may be tried again
-	NoticeRefused  NoticeState = "refused"  // the mail server refused it for good
+	NoticeRefused  NoticeState = "refused"  // it was refused for good
 	NoticeUnknown  NoticeState = "unknown"  // it may have been taken; it is not tried again
 )
 
@@ -37,7 +39,6 @@ type Notice struct {
 	SessionOrdinal int
 	// Recipient is a contact's ID or RecipientOperator, never an address.
 	Recipient string
-	// Channel is ChannelMail.
 	Channel   string
 	MessageID string
 	// Fixed marks the note that says it is fixed.
@@ -49,24 +50,27 @@ type Notice struct {
 
 // NoticeRow is an entry of the send ledger.
 type NoticeRow struct {
-	ID             int64       `db:"notice_id"`
-	CaseID         string      `db:"case_id"`
-	Step           string      `db:"step"`
-	SessionOrdinal int         `db:"session_ordinal"`
-	Recipient      string      `db:"recipient"`
-	Channel        string      `db:"channel"`
-	MessageID      string      `db:"message_id"`
-	Fixed          bool        `db:"fixed"`
-	State          NoticeState `db:"state"`
-	Detail         string      `db:"detail"`
-	// Attempts counts how often sending was permitted.
+	ID             int64  `db:"notice_id"`
+	CaseID         string `db:"case_id"`
+	Step           string `db:"step"`
+	SessionOrdinal int    `db:"session_ordinal"`
+	Recipient      string `db:"recipient"`
+	Channel        string `db:"channel"`
+	MessageID      string `db:"message_id"`
+	Fixed          bool   `db:"fixed"`
+	// LeadID is the notice in whose mail this one went along; 0 for its own mail.
+	LeadID int64       `db:"lead_id"`
+	State  NoticeState `db:"state"`
+	Detail string      `db:"detail"`
+	// Attempts counts how often sending was permitted, the last time at BegunAt.
 	Attempts int        `db:"attempts"`
 	BegunAt  time.Time  `db:"begun_at"`
 	EndedAt  *time.Time `db:"ended_at"`
 }
 
 const selectNotices = `
-SELECT notice_id, case_id, step, session_ordinal, recipient, channel, message_id, fixed, state, detail, attempts, begun_at, ended_at
+SELECT notice_id, case_id, step, session_ordinal, recipient, channel, message_id, fixed, coalesce(lead_id, 0) AS lead_id, state, detail,
+       attempts, begun_at, ended_at
   FROM notices`
 
 // BeginNotice asks whether a notice may be sent now, and writes the permission
@@ -74,8 +78,9 @@ SELECT notice_id, case_id, step, session_ordinal, recipient, channel, message_id
 // the answer is yes, and again only after EndNotice said NoticeDeferred. A
 // notice needs its case to be open, and a fixed note needs it to be closed as
 // recovered or healed, of which there is one per case, recipient and channel;
-// the operator may be told of a closed case as well. The permission and the closing of the case wait for each other: no notice of
-// an open case is permitted after CloseCase has returned.
+// the operator may be told of a closed case as well. The permission and the
+// closing of the case wait for each other: no notice of an open case is permitted
+// after CloseCase has returned.
 //
 // Without a permission id and state are those of the notice that stands in the
 // ledger; both are empty where there is none. ErrNotFound when there is no such
@@ -130,12 +135,13 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'sending', $9) ON CONFLICT DO NOTHING RE
 		return row.ID, false, row.State, nil
 	}
 	return row.ID, true, NoticeSending, exec(ctx, tx, `
-UPDATE notices SET state = 'sending', ended_at = NULL, attempts = attempts + 1 WHERE notice_id = $1`, row.ID)
+UPDATE notices SET state = 'sending', begun_at = $2, ended_at = NULL, attempts = attempts + 1 WHERE notice_id = $1`, row.ID, now)
 }
 
-// EndNotice says what became of a notice that BeginNotice permitted, and tells
-// the case's timeline. detail is words for a person, without an address. The
-// first end of a permission stands. ErrNotFound when there is no such notice.
+// EndNotice says what became of a notice that was permitted, and of those that
+// went along in its mail, and tells the timelines of their cases. detail is words
+// for a person, without an address. The first end of a permission stands.
+// ErrNotFound when there is no such notice.
 func (d *DB) EndNotice(ctx context.Context, id int64, state NoticeState, detail string) error {
 	const doing = "end a notice"
 	switch state {
@@ -146,26 +152,38 @@ func (d *DB) EndNotice(ctx context.Context, id int64, state NoticeState, detail 
 	now := d.now()
 	detail = plain(detail)
 	return d.write(ctx, doing, func(ctx context.Context, tx *sqlx.Tx) error {
-		var row struct {
+		var rows []struct {
 			NoticeRow
 			ConnectionID string `db:"connection_id"`
 		}
-		if err := tx.GetContext(ctx, &row, `
-SELECT case_id, connection_id, step, recipient, channel, state FROM notices WHERE notice_id = $1 FOR NO KEY UPDATE`, id); err != nil {
+		if err := tx.SelectContext(ctx, &rows, `
+SELECT notice_id, case_id, connection_id, step, recipient, channel, state FROM notices
+ WHERE notice_id = $1 OR lead_id = $1 ORDER BY notice_id FOR NO KEY UPDATE`, id); err != nil {
 			return err
 		}
-		if row.State != NoticeSending {
-			return nil
+		if len(rows) == 0 {
+			return ErrNotFound
 		}
-		if err := exec(ctx, tx, `
-UPDATE notices SET state = $2, detail = $3, ended_at = $4 WHERE notice_id = $1`, id, state, detail, now); err != nil {
-			return err
+		for _, row := range rows {
+			if row.State != NoticeSending {
+				continue
+			}
+			if err := exec(ctx, tx, `
+UPDATE notices SET state = $2, detail = $3, ended_at = $4 WHERE notice_id = $1`, row.ID, state, detail, now); err != nil {
+				return err
+			}
+			text := fmt.Sprintf("%s to %s by %s", row.Step, row.Recipient, row.Channel)
+			if row.ID != id {
+				text += " (in one mail with another connection's)"
+			}
+			if detail != "" {
+				text += ": " + detail
+			}
+			if err := addEvent(ctx, tx, Event{CaseID: row.CaseID, ConnectionID: row.ConnectionID, Kind: EventNotice + string(state), Detail: text, At: now}); err != nil {
+				return err
+			}
 		}
-		text := fmt.Sprintf("%s to %s by %s", row.Step, row.Recipient, row.Channel)
-		if detail != "" {
-			text += ": " + detail
-		}
-		return addEvent(ctx, tx, Event{CaseID: row.CaseID, ConnectionID: row.ConnectionID, Kind: EventNotice + string(state), Detail: text, At: now})
+		return nil
 	})
 }
 

@@ -61,7 +61,8 @@ type Adoption struct {
 	// Seal seals the token for the generation it becomes. It runs while the
 	// connection is locked, so it must not wait for anything.
 	Seal func(generation int64) ([]byte, error)
-	// Close, if set, closes the case in the same transaction.
+	// Close, if set, closes the case in the same transaction, with the
+	// connection's generation then, if it names none.
 	Close *Closing
 }
 
@@ -97,6 +98,9 @@ func (d *DB) Adopt(ctx context.Context, a Adoption) (Adopted, error) {
 		closing := *a.Close
 		if closing.Generation == 0 {
 			closing.Generation = adopted.Generation
+			if !adopted.Current { // the connection goes on with the token that was minted later
+				closing.Generation = c.Generation
+			}
 		}
 		_, err = closeCase(ctx, tx, a.ConnectionID, c, closing)
 		return err

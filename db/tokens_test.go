@@ -161,6 +161,23 @@ func TestAdoptClosesItsCase(t *testing.T) {
 	assert.Equal(t, reauth.OutcomeRecovered, k.Outcome)
 }
 
+// A token that comes late closes its case with the generation that stands.
+func TestAdoptClosesItsCaseWithTheCurrentGeneration(t *testing.T) {
+	s := newStore(t)
+	s.connect(t, "c1")
+	_, err := s.Adopt(s.ctx, adoption("c1", "newer", t0.Add(time.Hour)))
+	require.NoError(t, err)
+	s.open(t, "c1", "k1", t0)
+	a := adoption("c1", "late", t0)
+	a.Close = &db.Closing{CaseID: "k1", Outcome: reauth.OutcomeRecovered, At: t0.Add(time.Hour)}
+	adopted, err := s.Adopt(s.ctx, a)
+	require.NoError(t, err)
+	assert.Equal(t, db.Adopted{Generation: 2}, adopted)
+	k, err := s.CaseByID(s.ctx, "k1")
+	require.NoError(t, err)
+	assert.Equal(t, int64(1), k.Generation)
+}
+
 // Adoptions that race: every token gets its own generation, in one strictly
 // growing row, one is current, and that is one of those minted last.
 func TestAdoptAtOnce(t *testing.T) {

@@ -11,8 +11,20 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/finch-reauth/reauth/secrets"
+	"github.com/finch-reauth/reauth/worker/clock"
+)
+
+const (
+	// temporalFile is Temporal's database: where it is, there may be cases.
+	temporalFile = "temporal.db"
+	// clockFile holds the clock by which the cases live, if not by the real one.
+	clockFile = "clock"
+	// lastYear is the last in which the clock may be resumed. Dates have years
+	// of four digits, and cases look ahead.
+	lastYear = 9000
 )
 
 // folder is where everything of one `reauth dev` is kept.
@@ -66,6 +78,48 @@ func (f *folder) secretFile(name string, generate func() (string, error)) (conte
 		return "", false, fmt.Errorf("making %s: %w", f.file(name), err)
 	}
 	return content, true, nil
+}
+
+// clock returns the clock by which the cases in the folder live, or nil for the
+// real one. The first start chooses it for good, by its speed: the dates that
+// cases wait for, and the histories from which Temporal brings them back, make
+// sense by no other. A speed of 0 takes what is there.
+func (f *folder) clock(speed int) (*clock.Fast, error) {
+	const otherwise = "give this one a folder of its own with --data"
+	text, err := os.ReadFile(f.file(clockFile))
+	switch {
+	case err == nil:
+		kept, err := clock.Parse(strings.TrimSpace(string(text)))
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", f.file(clockFile), err)
+		}
+		if speed != 0 && speed != kept.Speed {
+			return nil, fmt.Errorf("the data in %s was begun with --speed %d, and its cases wait for dates by that clock; leave --speed away to resume there, or %s to begin anew with --speed %d",
+				f.path, kept.Speed, otherwise, speed)
+		}
+		if year := kept.Now().Year(); year > lastYear {
+			return nil, fmt.Errorf("by the clock of the data in %s, begun with --speed %d, it is the year %d, which is too late for a date; %s to begin anew", f.path, kept.Speed, year, otherwise)
+		}
+		return &kept, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("reading %s: %w", clockFile, err)
+	case speed == 0:
+		return nil, nil
+	}
+	if _, err := os.Stat(f.file(temporalFile)); err == nil {
+		return nil, fmt.Errorf("the data in %s was begun without --speed, and its cases wait for real dates; leave --speed away to resume there, or %s to begin anew with --speed %d",
+			f.path, otherwise, speed)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("looking for cases of an earlier start: %w", err)
+	}
+	if err := clock.CheckSpeed(speed); err != nil {
+		return nil, err
+	}
+	made := clock.Fast{Speed: speed, Epoch: time.Now().UTC().Truncate(time.Second)}
+	if err := writeFile(f.file(clockFile), []byte(made.String()+"\n"), 0o600); err != nil {
+		return nil, fmt.Errorf("making %s: %w", f.file(clockFile), err)
+	}
+	return &made, nil
 }
 
 // FinchCredentials are what an application has from Finch.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"go.temporal.io/sdk/log"
 
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/worker/clock"
 )
 
 // Run does what `reauth dev` does: it starts everything, makes sure that there
@@ -40,6 +42,9 @@ func Run(ctx context.Context, options Options) error {
 	}
 	e.say("everything answers, after %s\n", time.Since(began).Round(100*time.Millisecond))
 	e.printAddresses(connections)
+	if e.clock != nil {
+		e.say("\n%s", pace(*e.clock))
+	}
 	<-ctx.Done()
 	e.say("\nstopping everything ...")
 	return nil
@@ -82,6 +87,33 @@ func (e *Environment) printAddresses(connections []sample) {
 		e.say("\nregister a connection with PUT %s/v1/connections/{connection_id}", r.APIURL)
 	}
 	e.say("\ndata and logs are in %s; Ctrl-C stops everything, and the next start resumes", relative(e.folder.path))
+}
+
+// pace tells how fast time passes for cases.
+func pace(c clock.Fast) string {
+	return fmt.Sprintf("for cases time runs %d times as fast: one minute is %s, fourteen days pass in %s; by that clock it is %s",
+		c.Speed, words(time.Duration(c.Speed)*time.Minute), words(c.Real(14*24*time.Hour)), c.Now().Format("2006-01-02 15:04 MST"))
+}
+
+// words writes a span for people: 2 d 18 h 40 min. From a minute on, what is
+// less than half a minute does not count.
+func words(span time.Duration) string {
+	if span >= time.Minute {
+		span = span.Round(time.Minute)
+	} else {
+		span = span.Round(time.Second)
+	}
+	var parts []string
+	for _, unit := range []struct {
+		name string
+		span time.Duration
+	}{{"d", 24 * time.Hour}, {"h", time.Hour}, {"min", time.Minute}, {"s", time.Second}} {
+		if n := span / unit.span; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, unit.name))
+			span -= n * unit.span
+		}
+	}
+	return strings.Join(parts, " ")
 }
 
 // lines lets several goroutines write whole lines.

@@ -24,6 +24,7 @@ import (
 	"github.com/finch-reauth/reauth/dev/postgres"
 	"github.com/finch-reauth/reauth/dev/temporal"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/worker/clock"
 )
 
 const (
@@ -49,6 +50,10 @@ type Options struct {
 	// Start: the defaults, or free ones with AutoPorts.
 	Ports     Ports
 	AutoPorts bool
+	// Speed is how many times as fast as the real one the clock is by which cases
+	// live; everything else stays in real time. The first start chooses it for
+	// good: 0 resumes with what Data has, which is real time in a new folder.
+	Speed int
 	// Program is the reauth binary that the parts run; this one if empty.
 	Program string
 	// Environ is the environment for the parts; their own settings are added.
@@ -75,6 +80,7 @@ type RealFinch struct {
 type Environment struct {
 	options    Options
 	folder     *folder
+	clock      *clock.Fast // nil: the real one
 	ports      *portClaim
 	supervisor *Supervisor
 	postgres   *postgres.Server
@@ -117,6 +123,9 @@ func Start(ctx context.Context, options Options) (*Environment, error) {
 
 func (e *Environment) start(ctx context.Context) (err error) {
 	if e.folder, err = openFolder(e.options.Data); err != nil {
+		return err
+	}
+	if e.clock, err = e.folder.clock(e.options.Speed); err != nil {
 		return err
 	}
 	if e.ports, err = claimPorts(e.options.Ports, e.options.AutoPorts, e.folder.file("ports.json")); err != nil {
@@ -347,7 +356,7 @@ func (e *Environment) startTemporal(ctx context.Context) error {
 	}
 	server := temporal.Server{
 		Port: e.ports.Temporal, UIPort: e.ports.UI,
-		File:          e.folder.file("temporal.db"),
+		File:          e.folder.file(temporalFile),
 		CodecEndpoint: e.ready.APIURL + "/codec",
 	}
 	return e.startPart(ctx, Part{
@@ -406,7 +415,11 @@ func (e *Environment) worker() Part {
 		"FINCH_CLIENT_ID":     e.ready.FinchClientID,
 		"FINCH_CLIENT_SECRET": e.ready.FinchClientSecret,
 		"SMTP_URL":            "smtp://" + e.ready.SMTPAddress,
+		"REAUTH_DEV_CLOCK":    "", // whatever it is where we were started
 	})
+	if e.clock != nil {
+		settings["REAUTH_DEV_CLOCK"] = e.clock.String()
+	}
 	e.unlessSet(settings, "REAUTH_MAIL_FROM", "Acme Insights <connections@acme-insights.example>")
 	e.unlessSet(settings, "REAUTH_PRODUCT_NAME", "Acme Insights")
 	e.unlessSet(settings, "REAUTH_SUPPORT_EMAIL", "support@acme-insights.example")

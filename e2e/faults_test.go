@@ -196,7 +196,7 @@ func TestTheMailServerRefusesTheAddress(t *testing.T) {
 	s.report(c, nil)
 	s.eventually("the operator is told that nobody could be", func() bool { return len(s.mails(operatorMail)) == 1 })
 	assert.Empty(t, s.mails(customerMail))
-	s.eventually("the case says so", func() bool { return strings.Contains(s.status(c).LastError, "refused") })
+	s.eventually("the case says so", func() bool { return strings.Contains(s.status(c).LastError, "1 of its contacts take no mail") })
 	s.signal(c, reauth.SignalCancel, reauth.Cancel{})
 	s.result(c)
 }

@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"flag"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +18,10 @@ import (
 	sdkworker "go.temporal.io/sdk/worker"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/worker"
 )
@@ -180,6 +185,37 @@ func TestRecordHistories(t *testing.T) {
 			s.signal(c, reauth.SignalCancel, reauth.Cancel{Reason: "the customer left"})
 			return c
 		},
+		"cancelled-after-handing-on-and-stopping": func(s *stack) customer {
+			c := s.staleWith(primaryAndAlternate()...)
+			s.report(c, nil)
+			s.link()
+			s.call(http.MethodPost, "/v1/contacts/bounce", map[string]any{"email": customerMail})
+			s.eventually("the alternate has heard", func() bool { return len(s.mails(alternateMail)) == 1 })
+			s.call(http.MethodPost, "/v1/connections/"+c.id+"/reauth/stop", map[string]any{"reason": "we phone them"})
+			s.eventually("the notices are stopped", func() bool { return s.status(c).NoticesStopped })
+			s.signal(c, reauth.SignalCancel, reauth.Cancel{Reason: "the customer left"})
+			return c
+		},
+		"expired-in-quiet-hours": func(s *stack) customer {
+			c := s.stale()
+			s.start(reauth.Input{ConnectionID: c.id, MinutesToExpire: 3, Campaign: "quiet"})
+			return c
+		},
+		"recovered-after-storm": func(s *stack) customer {
+			c, other := s.staleWith(), s.staleWith()
+			s.report(c, nil)
+			s.report(other, nil)
+			s.eventually("both are held", func() bool { return s.status(c).HeldByStorm && s.status(other).HeldByStorm })
+			storms, err := s.db.Storms(context.Background(), 1)
+			require.NoError(s.t, err)
+			require.NoError(s.t, s.starter.ReleaseStorm(context.Background(), storms[0].StormID, "Grace"))
+			storm := reauth.StormWorkflowID(storms[0].StormID)
+			require.NoError(s.t, s.temporal.GetWorkflow(context.Background(), storm, "").Get(context.Background(), nil))
+			save(s.t, "storm-released", s.history(storm, ""))
+			s.eventually("the customer has heard", func() bool { return s.status(c).NoticesSent == 1 })
+			submit(s, c, finchsim.SameAccount)
+			return c
+		},
 		"failed-not-found": func(s *stack) customer {
 			c := s.register(reauth.Contact{Email: customerMail})
 			require.NoError(s.t, s.sim.Break(c.id))
@@ -198,7 +234,17 @@ func TestRecordHistories(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newStack(t, func(o *options) { o.plainTemporal = true })
+			s := newStack(t, func(o *options) {
+				o.plainTemporal = true
+				o.settings = func(a *activities.Settings) { a.Campaigns = quietCampaign(t) }
+				if strings.HasSuffix(name, "storm") {
+					o.settings = func(a *activities.Settings) {
+						a.Campaigns = campaign.BookOf(campaign.FromReminders([]string{"0s"}))
+						a.Storm = db.StormRule{Count: 2, Window: time.Hour, AtMost: time.Hour}
+						a.StormSettles = 3 * time.Second
+					}
+				}
+			})
 			c := story(s)
 			result := s.result(c)
 			if want, _, _ := strings.Cut(name, "-"); want != string(result.Outcome) {
@@ -207,6 +253,23 @@ func TestRecordHistories(t *testing.T) {
 			save(t, name, s.history(reauth.WorkflowID(c.id), ""))
 		})
 	}
+}
+
+// quietCampaign has a campaign that can write to nobody for the next two minutes.
+func quietCampaign(t *testing.T) *campaign.Book {
+	t.Helper()
+	now := time.Now().UTC()
+	book, err := campaign.Parse("campaigns.yaml", fmt.Appendf(nil, `
+campaigns:
+  quiet:
+    quiet_hours: "%s-%s"
+    days_off: none
+    steps:
+      - {after: 0s}
+      - {after: 30s, to: company, channel: chat}
+`, now.Add(-time.Hour).Format("15:04"), now.Add(2*time.Minute).Format("15:04")))
+	require.NoError(t, err)
+	return book
 }
 
 func save(t *testing.T, name string, h *historypb.History) {

@@ -21,6 +21,7 @@ import (
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -556,7 +557,9 @@ func TestRemindAndSnoozeOverHTTP(t *testing.T) {
 func TestHistoryIsReadableAndCheap(t *testing.T) {
 	t.Parallel()
 	s := newStack(t, func(o *options) {
-		o.settings = func(a *activities.Settings) { a.Reminders = []string{"0s", "2s", "4s", "6s"} }
+		o.settings = func(a *activities.Settings) {
+			a.Campaigns = campaign.BookOf(campaign.FromReminders([]string{"0s", "2s", "4s", "6s"}))
+		}
 	})
 	one := s.stale()
 	s.report(one, nil)

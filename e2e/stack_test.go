@@ -58,6 +58,7 @@ type options struct {
 	temporalAddress string
 	settings        func(*activities.Settings)
 	webhookURL      string
+	chat            string
 	noWorker        bool
 }
 
@@ -102,6 +103,7 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = s.db.Close() })
 	require.NoError(t, s.db.Migrate(ctx))
+	s.db.PublishEvents(s.options.webhookURL != "")
 
 	s.inbox, err = inbox.New(inbox.Options{})
 	require.NoError(t, err)
@@ -144,7 +146,7 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 		s.options.settings(&settings)
 	}
 	s.acts = &activities.Activities{
-		DB: s.db, Keys: s.keys, Mail: smtp, Hand: s.starter, Settings: settings, Logger: s.logger(), Now: time.Now,
+		DB: s.db, Keys: s.keys, Mail: smtp, Hand: s.starter, Cases: s.starter, Storms: s.starter, Settings: settings, Logger: s.logger(), Now: time.Now,
 		Providers: map[string]activities.Provider{reauth.DefaultApplication: activities.Finch{Client: finchClient}},
 	}
 	handler, err := web.New(web.Config{
@@ -196,8 +198,9 @@ func (s *stack) startWorker() {
 	go func() {
 		defer close(stopped)
 		err := worker.Run(ctx, worker.Config{
-			Temporal: s.temporal, Activities: s.acts, TaskQueue: s.taskQueue, Logger: s.logger(),
+			Temporal: s.temporal, Activities: s.acts, DB: s.db, TaskQueue: s.taskQueue, Logger: s.logger(),
 			WebhookURL: s.options.webhookURL, WebhookSecret: webhookSecret,
+			Chat: s.options.chat,
 		})
 		if err != nil {
 			s.logger().Error("worker", "error", err)

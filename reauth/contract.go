@@ -26,6 +26,18 @@ const (
 	SignalCancel             = "cancel"
 	SignalSnooze             = "snooze"
 	SignalRemindNow          = "remind-now"
+	// SignalStopNotices ends the notices of a case, which stays open: its
+	// deadline stands, and a code is still taken.
+	SignalStopNotices = "stop-notices"
+	// SignalContactsChanged says that other people can be written to than
+	// before: somebody who has not heard of the case yet may hear now.
+	SignalContactsChanged = "contacts-changed"
+	// SignalNoticesReleased ends the holding of a case's first notice in a storm.
+	SignalNoticesReleased = "notices-released"
+
+	StormWorkflowType = "StormWorkflow"
+	// SignalReleaseStorm lets the held notices of a storm go.
+	SignalReleaseStorm = "release"
 
 	QueryStatus = "status"
 
@@ -53,6 +65,7 @@ const (
 const (
 	workflowIDPrefix       = "reauth-"
 	redeemWorkflowIDPrefix = "redeem-"
+	stormWorkflowIDPrefix  = "storm-"
 
 	// MinSessionMinutes and MaxSessionMinutes bound minutes_to_expire. Finch
 	// states this range for POST /connect/sessions and none for
@@ -77,6 +90,9 @@ func WorkflowID(connectionID string) string { return workflowIDPrefix + connecti
 // connection is not known. It holds a hash, never the code.
 func RedeemWorkflowID(code string) string { return redeemWorkflowIDPrefix + CodeHash(code) }
 
+// StormWorkflowID is the ID of the workflow that watches a storm.
+func StormWorkflowID(stormID string) string { return stormWorkflowIDPrefix + stormID }
+
 // CodeHash identifies an authorization code without revealing it: SHA-256, the
 // first 16 bytes, in hex.
 func CodeHash(code string) string { return shortHash(code) }
@@ -95,6 +111,7 @@ func shortHash(s string) string {
 
 var (
 	connectionIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
+	campaignNamePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 	fingerprintPattern  = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
 
@@ -124,8 +141,11 @@ type Input struct {
 	RedirectURI      string   `json:"redirect_uri,omitempty"`
 	Products         []string `json:"products,omitempty"`
 	// Reminders are durations after the case's opening ("0s", "48h", "9d"), or
-	// before its deadline where negative ("-24h").
+	// before its deadline where negative ("-24h"). They are kept to the minute,
+	// whatever the hour.
 	Reminders []string `json:"reminders,omitempty"`
+	// Campaign names the campaign that the case follows; Reminders go first.
+	Campaign string `json:"campaign,omitempty"`
 }
 
 // Check says what is wrong with the input, if anything, and what would be
@@ -151,11 +171,22 @@ func (in Input) Check() error {
 			return err
 		}
 	}
+	if in.Campaign != "" && CheckCampaignName(in.Campaign) != nil {
+		return errors.New("campaign must be the name of a campaign: 1 to 64 letters, digits, '.', '_' or '-'")
+	}
 	if len(in.Reason) > 1000 || len(in.FinchCode) > 100 {
 		return errors.New("reason may have 1000 bytes at most, finch_code 100")
 	}
 	_, err := ParseReminders(in.Reminders)
 	return err
+}
+
+// CheckCampaignName says what is wrong with the name of a campaign, if anything.
+func CheckCampaignName(name string) error {
+	if !campaignNamePattern.MatchString(name) {
+		return errors.New("the name of a campaign must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit")
+	}
+	return nil
 }
 
 // CheckRedirectURI says what is wrong with a redirect URI, if anything.
@@ -243,6 +274,9 @@ func (m CodeReceived) Check() error {
 // TokenMinted is the message of SignalTokenMinted: a token, sealed under our
 // own keys, that RedeemWorkflow exchanged before its connection was known.
 type TokenMinted struct {
+	// ConnectionID is whose the token is, as the provider said, and what it is
+	// sealed for. It is empty while the provider has not said so; such a token
+	// is adopted by nobody, and no signal carries it.
 	ConnectionID string    `json:"connection_id"`
 	CodeHash     string    `json:"code_hash"`
 	Fingerprint  string    `json:"fingerprint"`
@@ -258,6 +292,90 @@ type Cancel struct {
 // Snooze is the message of SignalSnooze: no notice before Until.
 type Snooze struct {
 	Until time.Time `json:"until"`
+}
+
+// StopNotices is the message of SignalStopNotices.
+type StopNotices struct {
+	Reason string `json:"reason"`
+}
+
+// ContactsChanged is the message of SignalContactsChanged: why others can be
+// written to than before, in words for the timeline, without a name or address.
+type ContactsChanged struct {
+	Reason string `json:"reason"`
+}
+
+// NoticesReleased is the message of SignalNoticesReleased: the case may write
+// to the customer from At on.
+type NoticesReleased struct {
+	StormID string    `json:"storm_id"`
+	At      time.Time `json:"at"`
+}
+
+// ReleaseStorm is the message of SignalReleaseStorm.
+type ReleaseStorm struct {
+	// By says who released it.
+	By string `json:"by"`
+}
+
+// StormInput starts a StormWorkflow.
+type StormInput struct {
+	StormID string `json:"storm_id"`
+}
+
+// Storm is a time at which so many connections of one provider broke together
+// that their first notices are held. It holds no secret and is never encrypted.
+type Storm struct {
+	StormID  string   `json:"storm_id"`
+	Provider Provider `json:"provider"`
+	// System is the employment system that broke; empty for all of the provider's.
+	System string `json:"system"`
+	// Broken of Connections had broken when it began.
+	Broken      int `json:"broken"`
+	Connections int `json:"connections"`
+	// Held counts the cases whose first notice it holds or held, Waiting those
+	// of them that are open, Restored those whose access came back.
+	Held     int       `json:"held"`
+	Waiting  int       `json:"waiting"`
+	Restored int       `json:"restored"`
+	BeganAt  time.Time `json:"began_at"`
+	// EndsAt is when it is over at the latest.
+	EndsAt time.Time `json:"ends_at"`
+	// EndedHow says in words how it ended; empty while it rages.
+	EndedHow string `json:"ended_how"`
+}
+
+// Of names what broke, as people know it: "Gusto", or the provider.
+func (s Storm) Of() string {
+	switch {
+	case s.System != "":
+		return s.System
+	case s.Provider == Finch:
+		return "Finch"
+	}
+	return string(s.Provider)
+}
+
+// StormStatus is the answer to QueryStatus of a StormWorkflow, and its result.
+type StormStatus struct {
+	Storm
+	// Checks counts how often some of the connections were asked whether access
+	// is back; LastCheck is what the last time brought, nil before the first.
+	Checks    int         `json:"checks"`
+	LastCheck *StormCheck `json:"last_check"`
+	// Released counts the cases that were let go at the end.
+	Released int `json:"released"`
+	// OperatorTold says what became of the last mail to the operator: "sent",
+	// "refused" or "unknown"; empty while none has gone out.
+	OperatorTold string `json:"operator_told"`
+}
+
+// StormCheck is what one check of a storm brought: access was back at Back of
+// the Asked connections.
+type StormCheck struct {
+	At    time.Time `json:"at"`
+	Asked int       `json:"asked"`
+	Back  int       `json:"back"`
 }
 
 // Status is the answer to QueryStatus. It holds no secret and is never encrypted.
@@ -276,6 +394,14 @@ type Status struct {
 	DeadlineAt   *time.Time `json:"deadline_at,omitempty"`
 	SnoozedUntil *time.Time `json:"snoozed_until,omitempty"`
 	RenewalsLeft int        `json:"renewals_left"`
+
+	// Campaign names the campaign that the case follows.
+	Campaign string `json:"campaign,omitempty"`
+	// HeldByStorm says that the first notice waits, since so many connections
+	// of the provider broke together that it may be the provider's fault.
+	HeldByStorm bool `json:"held_by_storm,omitempty"`
+	// NoticesStopped says that nobody is written to any more.
+	NoticesStopped bool `json:"notices_stopped,omitempty"`
 }
 
 // Result is what a ReauthWorkflow returns. It holds no secret and is never
@@ -333,6 +459,7 @@ type Public interface{ publicPayload() }
 
 func (Status) publicPayload() {}
 func (Result) publicPayload() {}
+func (Storm) publicPayload()  {} // and StormStatus, of which it is part
 
 // EncodePublic tells whether a value may be written to Temporal in plain text:
 // the types marked Public, and bare strings, which are only ever the summaries

@@ -99,13 +99,18 @@ func ConnectionStatuses() []ConnectionStatus {
 	return []ConnectionStatus{StatusConnected, StatusStale, StatusDisconnected, StatusRemoved}
 }
 
-// Contact is a person at the customer who can reconnect.
+// Contact is a person who can reconnect, or who knows whom to ask. The roles
+// "alternate" and "account_manager" decide when they are written to; every
+// other role is a primary contact's.
 type Contact struct {
 	Email    string `json:"email"`
 	Name     string `json:"name,omitempty"`
 	Role     string `json:"role,omitempty"`
 	Locale   string `json:"locale,omitempty"`
 	TimeZone string `json:"time_zone,omitempty"`
+	// Unreachable says why the contact is not written to: bounce, complaint,
+	// opt_out or not_me. It is only ever read.
+	Unreachable string `json:"unreachable,omitempty"`
 }
 
 // Connection is a customer's access to one employment system, keyed by the
@@ -116,6 +121,9 @@ type Connection struct {
 	Application  string   `json:"application"`
 	CustomerID   string   `json:"customer_id,omitempty"`
 	CustomerName string   `json:"customer_name,omitempty"`
+	// Campaign names the campaign of the connection's cases; empty leaves the
+	// choice to the campaigns' own rules.
+	Campaign string `json:"campaign,omitempty"`
 	// System is the employment system behind the provider, as people know it:
 	// "Gusto".
 	System   string           `json:"system,omitempty"`

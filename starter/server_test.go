@@ -81,6 +81,13 @@ func fakeRedeem(ctx workflow.Context, in reauth.RedeemInput) (reauth.RedeemResul
 	return reauth.RedeemResult{Result: reauth.CodeRecovered}, nil
 }
 
+// fakeStorm stands for StormWorkflow: it waits to be released.
+func fakeStorm(ctx workflow.Context, in reauth.StormInput) (reauth.StormStatus, error) {
+	var m reauth.ReleaseStorm
+	workflow.GetSignalChannel(ctx, reauth.SignalReleaseStorm).Receive(ctx, &m)
+	return reauth.StormStatus{Storm: reauth.Storm{StormID: in.StormID, EndedHow: "released by " + m.By}}, nil
+}
+
 func TestOnARealServer(t *testing.T) {
 	c := temporalServer(t)
 	s := starter.New(c)
@@ -142,6 +149,10 @@ func TestOnARealServer(t *testing.T) {
 		require.ErrorIs(t, s.Cancel(ctx, "con-none", reauth.Cancel{Reason: "r"}), starter.ErrNoOpenCase)
 		require.ErrorIs(t, s.Snooze(ctx, "con-none", reauth.Snooze{Until: time.Now()}), starter.ErrNoOpenCase)
 		require.ErrorIs(t, s.RemindNow(ctx, "con-none"), starter.ErrNoOpenCase)
+		require.ErrorIs(t, s.StopNotices(ctx, "con-none", reauth.StopNotices{Reason: "r"}), starter.ErrNoOpenCase)
+		require.NoError(t, s.ContactsChanged(ctx, "con-none", reauth.ContactsChanged{Reason: "r"}))
+		require.NoError(t, s.ReleaseNotices(ctx, "con-none", reauth.NoticesReleased{StormID: "s"}))
+		require.ErrorIs(t, s.ReleaseStorm(ctx, "none", "Ann"), starter.ErrNoStorm)
 		_, err := s.Status(ctx, "con-none")
 		require.ErrorIs(t, err, starter.ErrNoOpenCase)
 	})
@@ -149,6 +160,7 @@ func TestOnARealServer(t *testing.T) {
 	w := worker.New(c, reauth.TaskQueue, worker.Options{})
 	w.RegisterWorkflowWithOptions(fakeCase, workflow.RegisterOptions{Name: reauth.WorkflowType})
 	w.RegisterWorkflowWithOptions(fakeRedeem, workflow.RegisterOptions{Name: reauth.RedeemWorkflowType})
+	w.RegisterWorkflowWithOptions(fakeStorm, workflow.RegisterOptions{Name: reauth.StormWorkflowType})
 	require.NoError(t, w.Start())
 	defer w.Stop()
 
@@ -190,6 +202,8 @@ func TestOnARealServer(t *testing.T) {
 		require.Equal(t, reauth.CodeHash("code-2"), result.Reason)
 	})
 
+	t.Run("a storm is watched once", func(t *testing.T) { testStorm(ctx, t, c, s) })
+
 	t.Run("a code is redeemed once", func(t *testing.T) {
 		in := reauth.RedeemInput{Code: "code-3"}
 		started, err := s.Redeem(ctx, in)
@@ -200,6 +214,29 @@ func TestOnARealServer(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, started, "also after it was")
 	})
+}
+
+// A storm is watched by one workflow, however many cases ask for it.
+func testStorm(ctx context.Context, t *testing.T, c client.Client, s *starter.Starter) {
+	var callers sync.WaitGroup
+	for range 100 {
+		callers.Go(func() { assert.NoError(t, s.WatchStorm(ctx, "6c1e")) })
+	}
+	callers.Wait()
+	require.EqualValues(t, 1, countWorkflows(ctx, t, c, "WorkflowId = 'storm-6c1e'"))
+
+	// Somebody terminates the watch, and the next case has it watched again.
+	require.NoError(t, c.TerminateWorkflow(ctx, "storm-6c1e", "", "by hand"))
+	require.ErrorIs(t, s.ReleaseStorm(ctx, "6c1e", "Ann"), starter.ErrNoStorm)
+	require.NoError(t, s.WatchStorm(ctx, "6c1e"))
+	require.NoError(t, s.ReleaseStorm(ctx, "6c1e", "Ann"))
+	var status reauth.StormStatus
+	require.NoError(t, c.GetWorkflow(ctx, "storm-6c1e", "").Get(ctx, &status))
+	require.Equal(t, "released by Ann", status.EndedHow)
+
+	// It is over, and stays so.
+	require.NoError(t, s.WatchStorm(ctx, "6c1e"))
+	require.ErrorIs(t, s.ReleaseStorm(ctx, "6c1e", "Ann"), starter.ErrNoStorm)
 }
 
 // countWorkflows waits until the search finds any, and counts them.

@@ -23,6 +23,8 @@ var (
 	// ErrNoOpenCase: the connection has no open case to be told something, or,
 	// from Status, none that Temporal still knows.
 	ErrNoOpenCase = errors.New("the connection has no open case")
+	// ErrNoStorm: no such storm is being watched: it is over, or there never was one.
+	ErrNoStorm = errors.New("no such storm rages")
 	// ErrRefused: the call can never succeed as it is; repeating it is useless.
 	ErrRefused = errors.New("refused")
 )
@@ -175,6 +177,74 @@ func (s *Starter) RemindNow(ctx context.Context, connectionID string) error {
 	return s.signal(ctx, connectionID, reauth.SignalRemindNow, struct{}{})
 }
 
+// StopNotices ends the notices of the connection's open case, which stays open.
+// Without an open case it returns ErrNoOpenCase.
+func (s *Starter) StopNotices(ctx context.Context, connectionID string, m reauth.StopNotices) error {
+	return s.signal(ctx, connectionID, reauth.SignalStopNotices, m)
+}
+
+// ContactsChanged tells the connection's open case that others can be written
+// to than before. Without an open case there is nobody to be told, and it
+// returns nil.
+func (s *Starter) ContactsChanged(ctx context.Context, connectionID string, m reauth.ContactsChanged) error {
+	return unlessNoCase(s.signal(ctx, connectionID, reauth.SignalContactsChanged, m))
+}
+
+// ReleaseNotices lets the first notice go of the connection's open case, if the
+// storm that m names holds it. Without an open case there is nothing to let go,
+// and it returns nil.
+func (s *Starter) ReleaseNotices(ctx context.Context, connectionID string, m reauth.NoticesReleased) error {
+	return unlessNoCase(s.signal(ctx, connectionID, reauth.SignalNoticesReleased, m))
+}
+
+// WatchStorm has a storm watched until it is over. However often it is called,
+// one workflow watches it, and none again once that has come to its end.
+func (s *Starter) WatchStorm(ctx context.Context, stormID string) error {
+	if err := checkStormID(stormID); err != nil {
+		return fmt.Errorf("have a storm watched: %w: %w", ErrRefused, err)
+	}
+	_, err := s.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID:        reauth.StormWorkflowID(stormID),
+		TaskQueue: s.taskQueue,
+		// A storm that ended is not watched again; a watch that somebody
+		// terminated is.
+		WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY,
+		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+		WorkflowExecutionErrorWhenAlreadyStarted: true,
+		StaticSummary:                            "Storm: many connections broke together, so their first notices are held",
+	}, reauth.StormWorkflowType, reauth.StormInput{StormID: stormID})
+	var over *serviceerror.WorkflowExecutionAlreadyStarted
+	if err != nil && !errors.As(err, &over) {
+		return fmt.Errorf("have a storm watched: %w", err)
+	}
+	return nil
+}
+
+// ReleaseStorm lets the first notices go that a storm holds; by says who wants
+// it. It returns ErrNoStorm when the storm is not being watched, because it is
+// over, say.
+func (s *Starter) ReleaseStorm(ctx context.Context, stormID, by string) error {
+	if err := checkStormID(stormID); err != nil {
+		return fmt.Errorf("release a storm: %w: %w", ErrRefused, err)
+	}
+	err := s.client.SignalWorkflow(ctx, reauth.StormWorkflowID(stormID), "", reauth.SignalReleaseStorm, reauth.ReleaseStorm{By: by})
+	var notFound *serviceerror.NotFound
+	switch {
+	case errors.As(err, &notFound):
+		return fmt.Errorf("release a storm: %w: %w", ErrNoStorm, err)
+	case err != nil:
+		return fmt.Errorf("release a storm: %w", err)
+	}
+	return nil
+}
+
+func checkStormID(id string) error {
+	if id == "" {
+		return errors.New("storm_id is missing")
+	}
+	return nil
+}
+
 // Status asks the connection's newest case where it stands, also when it is
 // closed, for as long as Temporal retains it; then it returns ErrNoOpenCase. A
 // worker must be running to answer.
@@ -207,6 +277,14 @@ func noOpenCase(err error) error {
 	var notFound *serviceerror.NotFound
 	if errors.As(err, &notFound) {
 		return fmt.Errorf("%w: %w", ErrNoOpenCase, err)
+	}
+	return err
+}
+
+// unlessNoCase forgives that there is no open case.
+func unlessNoCase(err error) error {
+	if errors.Is(err, ErrNoOpenCase) {
+		return nil
 	}
 	return err
 }

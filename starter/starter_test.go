@@ -172,6 +172,9 @@ func TestSignalsReachTheOpenCase(t *testing.T) {
 			return s.Snooze(context.Background(), "con-1", reauth.Snooze{Until: until})
 		}, reauth.Snooze{Until: until}},
 		"remind-now": {func(s *starter.Starter) error { return s.RemindNow(context.Background(), "con-1") }, struct{}{}},
+		"stop-notices": {func(s *starter.Starter) error {
+			return s.StopNotices(context.Background(), "con-1", reauth.StopNotices{Reason: "r"})
+		}, reauth.StopNotices{Reason: "r"}},
 	} {
 		c := &mocks.Client{}
 		c.On("SignalWorkflow", mock.Anything, "reauth-con-1", "", name, test.message).Return(nil)
@@ -187,6 +190,78 @@ func TestSignalsReachTheOpenCase(t *testing.T) {
 		require.ErrorContains(t, err, "down", name)
 		require.NotErrorIs(t, err, starter.ErrNoOpenCase, name)
 	}
+}
+
+// What is of no use without an open case is no error then.
+func TestSignalsThatNeedNoCase(t *testing.T) {
+	at := time.Date(2026, 12, 24, 8, 0, 0, 0, time.UTC)
+	for name, test := range map[string]struct {
+		send    func(*starter.Starter) error
+		message any
+	}{
+		"contacts-changed": {func(s *starter.Starter) error {
+			return s.ContactsChanged(context.Background(), "con-1", reauth.ContactsChanged{Reason: "r"})
+		}, reauth.ContactsChanged{Reason: "r"}},
+		"notices-released": {func(s *starter.Starter) error {
+			return s.ReleaseNotices(context.Background(), "con-1", reauth.NoticesReleased{StormID: "s", At: at})
+		}, reauth.NoticesReleased{StormID: "s", At: at}},
+	} {
+		c := &mocks.Client{}
+		c.On("SignalWorkflow", mock.Anything, "reauth-con-1", "", name, test.message).Return(nil)
+		require.NoError(t, test.send(starter.New(c)), name)
+		require.Len(t, c.Calls, 1)
+
+		c = &mocks.Client{}
+		c.On("SignalWorkflow", mock.Anything, mock.Anything, mock.Anything, mock.Anything, mock.Anything).Return(serviceerror.NewNotFound("no such workflow"))
+		require.NoError(t, test.send(starter.New(c)), name)
+
+		c = &mocks.Client{}
+		c.On("SignalWorkflow", mock.Anything, mock.Anything, mock.Anything, mock.Anything, mock.Anything).Return(serviceerror.NewUnavailable("down"))
+		require.ErrorContains(t, test.send(starter.New(c)), "down", name)
+	}
+}
+
+func TestAStormIsWatchedOnce(t *testing.T) {
+	c := &mocks.Client{}
+	c.On("ExecuteWorkflow", mock.Anything, mock.Anything, "StormWorkflow", reauth.StormInput{StormID: "6c1e"}).Return(run("run-1"), nil)
+	require.NoError(t, starter.New(c, starter.WithTaskQueue("other")).WatchStorm(t.Context(), "6c1e"))
+	options := started(t, c, 1)
+	require.Equal(t, "storm-6c1e", options.ID)
+	require.Equal(t, "other", options.TaskQueue)
+	require.Equal(t, enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY, options.WorkflowIDReusePolicy)
+	require.Equal(t, enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING, options.WorkflowIDConflictPolicy)
+	require.Contains(t, options.StaticSummary, "first notices are held")
+
+	for failure, want := range map[error]string{
+		serviceerror.NewWorkflowExecutionAlreadyStarted("finished", "request", "run-1"): "",
+		serviceerror.NewUnavailable("down"):                                             "down",
+	} {
+		c = &mocks.Client{}
+		c.On("ExecuteWorkflow", mock.Anything, mock.Anything, mock.Anything, mock.Anything).Return(nil, failure)
+		err := starter.New(c).WatchStorm(t.Context(), "6c1e")
+		if want == "" {
+			require.NoError(t, err, "it is over, and stays so")
+		} else {
+			require.ErrorContains(t, err, want)
+		}
+	}
+}
+
+func TestReleaseStorm(t *testing.T) {
+	c := &mocks.Client{}
+	c.On("SignalWorkflow", mock.Anything, "storm-6c1e", "", "release", reauth.ReleaseStorm{By: "Ann"}).Return(nil)
+	require.NoError(t, starter.New(c).ReleaseStorm(t.Context(), "6c1e", "Ann"))
+	require.Len(t, c.Calls, 1)
+
+	c = &mocks.Client{}
+	c.On("SignalWorkflow", mock.Anything, mock.Anything, mock.Anything, mock.Anything, mock.Anything).Return(serviceerror.NewNotFound("no such workflow"))
+	require.ErrorIs(t, starter.New(c).ReleaseStorm(t.Context(), "6c1e", ""), starter.ErrNoStorm)
+
+	c = &mocks.Client{}
+	c.On("SignalWorkflow", mock.Anything, mock.Anything, mock.Anything, mock.Anything, mock.Anything).Return(serviceerror.NewUnavailable("down"))
+	err := starter.New(c).ReleaseStorm(t.Context(), "6c1e", "")
+	require.ErrorContains(t, err, "down")
+	require.NotErrorIs(t, err, starter.ErrNoStorm)
 }
 
 func TestStatusAsksTheCase(t *testing.T) {
@@ -248,6 +323,11 @@ func TestWrongInputReachesNobody(t *testing.T) {
 		"cancel":                      {s.Cancel(ctx, "", reauth.Cancel{}), "connection_id is missing"},
 		"snooze":                      {s.Snooze(ctx, "", reauth.Snooze{}), "connection_id is missing"},
 		"remind now":                  {s.RemindNow(ctx, ""), "connection_id is missing"},
+		"stop notices":                {s.StopNotices(ctx, "", reauth.StopNotices{}), "connection_id is missing"},
+		"contacts changed":            {s.ContactsChanged(ctx, "", reauth.ContactsChanged{}), "connection_id is missing"},
+		"release notices":             {s.ReleaseNotices(ctx, "", reauth.NoticesReleased{}), "connection_id is missing"},
+		"watch no storm":              {s.WatchStorm(ctx, ""), "storm_id is missing"},
+		"release no storm":            {s.ReleaseStorm(ctx, "", "Ann"), "storm_id is missing"},
 		"status":                      {status(""), "connection_id is missing"},
 	} {
 		require.ErrorIs(t, test.err, starter.ErrRefused, name)

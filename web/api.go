@@ -30,6 +30,7 @@ func (s *server) newAPI() huma.API {
 				{Name: tagConnections, Description: "Register, read and remove connections."},
 				{Name: tagCases, Description: "Report that a connection is stale, and follow its case."},
 				{Name: tagOperators, Description: "Steer a case by hand."},
+				{Name: tagContacts, Description: "Say which addresses must not be written to any more."},
 				{Name: tagTokens, Description: "Read the current access token."},
 			},
 		},
@@ -48,6 +49,7 @@ const (
 	tagConnections = "Connections"
 	tagCases       = "Cases"
 	tagOperators   = "Operators"
+	tagContacts    = "Contacts"
 	tagTokens      = "Tokens"
 )
 

@@ -45,6 +45,9 @@ func TestAPIKeys(t *testing.T) {
 		{"tokens cannot list cases", "Bearer key-Hush-tokens", "GET", "/v1/cases", 403, ""},
 		{"reports can", "Bearer key-Hush-reports", "GET", "/v1/cases", 200, ""},
 		{"reports cannot cancel", "Bearer key-Hush-reports", "POST", path + "/reauth/cancel", 403, ""},
+		{"connections cannot stop notices", "Bearer key-Hush-connections", "POST", path + "/reauth/stop", 403, ""},
+		{"reports cannot report bounces", "Bearer key-Hush-reports", "POST", "/v1/contacts/bounce", 403, `Bearer realm="reauth", error="insufficient_scope", scope="connections:write operator"`},
+		{"reports cannot restore", "Bearer key-Hush-reports", "POST", "/v1/contacts/restore", 403, ""},
 		{"connections cannot report", "Bearer key-Hush-connections", "POST", path + "/reauth", 403, ""},
 		{"connections can remove", "Bearer key-Hush-connections", "DELETE", path, 204, ""},
 		{"metrics need a scope", "Bearer key-Hush-reports", "GET", "/metrics", 403, `Bearer realm="reauth", error="insufficient_scope", scope="metrics"`},
@@ -78,6 +81,7 @@ func TestEveryAPICallNeedsAKey(t *testing.T) {
 	s.steeringRoutes(api)
 	s.embeddedRoutes(api)
 	s.tokenRoutes(api)
+	s.reachRoutes(api)
 	calls := 0
 	for path, item := range api.OpenAPI().Paths {
 		for method, op := range map[string]any{"GET": item.Get, "PUT": item.Put, "POST": item.Post, "DELETE": item.Delete} {
@@ -90,7 +94,7 @@ func TestEveryAPICallNeedsAKey(t *testing.T) {
 			require.Equal(t, http.StatusUnauthorized, w.Code, "%s %s", method, path)
 		}
 	}
-	require.GreaterOrEqual(t, calls, 13)
+	require.GreaterOrEqual(t, calls, 16)
 }
 
 func TestKeysAreHashed(t *testing.T) {

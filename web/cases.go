@@ -28,7 +28,10 @@ type CaseView struct {
 	SessionID        string     `json:"session_id"`
 	SessionExpiresAt *time.Time `json:"session_expires_at"`
 	DeadlineAt       *time.Time `json:"deadline_at"`
+	Campaign         string     `json:"campaign,omitempty" doc:"The campaign that the case follows."`
 	NextNoticeAt     *time.Time `json:"next_notice_at"`
+	NextStep         string     `json:"next_step,omitempty" doc:"The campaign's step that is due then, as in notices."`
+	HeldByStorm      bool       `json:"held_by_storm" doc:"Whether the first notice is held, because so many connections broke together that it may be the provider's fault."`
 	NoticesSent      int        `json:"notices_sent"`
 	LastClickAt      *time.Time `json:"last_click_at"`
 	Generation       int64      `json:"generation" doc:"The token generation that the case ended with."`
@@ -52,12 +55,25 @@ type EventView struct {
 	Detail string    `json:"detail,omitempty"`
 }
 
+// NoticeView is a line of a case's send ledger: one step to one recipient on
+// one channel.
+type NoticeView struct {
+	Step       string    `json:"step" doc:"The campaign's step, or what else asked for the notice."`
+	Recipient  string    `json:"recipient" doc:"The contact's ID, or operator."`
+	Channel    string    `json:"channel" enum:"mail,webhook,chat" doc:"webhook: your backend was asked to write."`
+	State      string    `json:"state" enum:"sending,sent,deferred,refused,unknown" doc:"sent: it was taken. deferred: it was not, and is tried again. refused: it was not, for good. unknown: nobody knows, so it is not tried again."`
+	At         time.Time `json:"at" doc:"When it ended; while it is sending, when it began."`
+	WithOthers bool      `json:"with_others" doc:"Whether it went along in the mail about another of the recipient's connections."`
+	Detail     string    `json:"detail,omitempty" doc:"What the mail server said, say."`
+}
+
 // CaseDetail is the newest case of a connection, with all that is known of it.
 type CaseDetail struct {
 	CaseView
 	Session  *SessionView `json:"session,omitempty" doc:"Present while the case is open and has a session."`
 	Link     string       `json:"link,omitempty" doc:"The first contact's link, for keys with the scope operator. Whoever has it can act for the customer."`
 	Timeline []EventView  `json:"timeline" nullable:"false" doc:"What happened, oldest first."`
+	Notices  []NoticeView `json:"notices" nullable:"false" doc:"Who was told what, on which channel, and what became of it, oldest first."`
 }
 
 // CaseList is one page of cases.
@@ -75,7 +91,7 @@ type listCasesInput struct {
 
 func (s *server) caseRoutes(api huma.API) {
 	huma.Register(api, answers(operation("get-case", http.MethodGet, "/v1/connections/{connection_id}/reauth", tagCases, "Read a connection's newest case",
-		"Where it stands, its session, and its timeline: who was told, what happened, when.",
+		"Where it stands, its session, its notices, and its timeline: who was told, what happened, when.",
 		ScopeReports, ScopeOperator), http.StatusNotFound), s.getCase)
 	huma.Register(api, operation("list-cases", http.MethodGet, "/v1/cases", tagCases, "List cases", "Newest first.",
 		ScopeReports, ScopeOperator), s.listCases)
@@ -86,7 +102,7 @@ func viewOf(c db.Case) CaseView {
 		CaseID: c.CaseID, ConnectionID: c.ConnectionID, CustomerName: c.CustomerName, Provider: string(c.Provider),
 		Application: c.Application, Source: string(c.Source), FinchCode: c.FinchCode, Reason: c.Reason,
 		Phase: string(c.Phase), Outcome: string(c.Outcome), SessionID: c.SessionID, SessionExpiresAt: c.SessionExpiresAt,
-		DeadlineAt: c.DeadlineAt, NextNoticeAt: c.NextNoticeAt, NoticesSent: c.NoticesSent, LastClickAt: c.LastClickAt,
+		DeadlineAt: c.DeadlineAt, Campaign: c.Campaign, NextNoticeAt: c.NextNoticeAt, NextStep: c.NextStep, HeldByStorm: c.Held, NoticesSent: c.NoticesSent, LastClickAt: c.LastClickAt,
 		Generation: c.Generation, LastError: c.LastError, OpenedAt: c.OpenedAt, ClosedAt: c.ClosedAt,
 		WorkflowID: reauth.WorkflowID(c.ConnectionID),
 	}
@@ -104,7 +120,7 @@ func (s *server) getCase(ctx context.Context, in *ConnectionPath) (*struct{ Body
 	case err != nil:
 		return nil, s.databaseDown(ctx, "reading the newest case", err)
 	}
-	detail := CaseDetail{CaseView: viewOf(newest), Timeline: []EventView{}}
+	detail := CaseDetail{CaseView: viewOf(newest), Timeline: []EventView{}, Notices: []NoticeView{}}
 	if newest.Outcome == "" && newest.SessionID != "" {
 		detail.Session = &SessionView{ID: newest.SessionID, ConnectURL: newest.ConnectURL, ExpiresAt: newest.SessionExpiresAt}
 	}
@@ -120,7 +136,25 @@ func (s *server) getCase(ctx context.Context, in *ConnectionPath) (*struct{ Body
 	for _, e := range events {
 		detail.Timeline = append(detail.Timeline, EventView{At: e.At, Kind: e.Kind, Detail: e.Detail})
 	}
+	notices, err := s.DB.NoticesOf(ctx, newest.CaseID)
+	if err != nil {
+		return nil, s.databaseDown(ctx, "reading the notices", err)
+	}
+	for _, n := range notices {
+		detail.Notices = append(detail.Notices, noticeView(n))
+	}
 	return &struct{ Body CaseDetail }{detail}, nil
+}
+
+func noticeView(n db.NoticeRow) NoticeView {
+	v := NoticeView{
+		Step: n.Step, Recipient: n.Recipient, Channel: n.Channel, State: string(n.State), At: n.BegunAt,
+		WithOthers: n.LeadID != 0, Detail: n.Detail,
+	}
+	if n.EndedAt != nil {
+		v.At = *n.EndedAt
+	}
+	return v
 }
 
 // linkOf returns the link of a connection's first recipient; empty when the

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,11 @@ type Starter interface {
 	Cancel(ctx context.Context, connectionID string, m reauth.Cancel) error
 	Snooze(ctx context.Context, connectionID string, m reauth.Snooze) error
 	RemindNow(ctx context.Context, connectionID string) error
+	StopNotices(ctx context.Context, connectionID string, m reauth.StopNotices) error
+	// ContactsChanged is nil when no case is open.
+	ContactsChanged(ctx context.Context, connectionID string, m reauth.ContactsChanged) error
+	WatchStorm(ctx context.Context, stormID string) error
+	ReleaseStorm(ctx context.Context, stormID, by string) error
 }
 
 // Config is what the service needs. Fields are required unless they say
@@ -55,6 +61,9 @@ type Config struct {
 	ConnectHosts []string
 	// ProductName is the company's product as its customers know it.
 	ProductName string
+	// Campaigns are the names of the campaigns that there are; others are
+	// refused. Nil takes every name.
+	Campaigns []string
 	// SupportEmail is shown to customers who need a person. Optional.
 	SupportEmail string
 
@@ -132,6 +141,25 @@ func (c *Config) check() error {
 		c.Version = "dev"
 	}
 	return nil
+}
+
+// checkCampaign refuses the name of a campaign that does not exist; an empty
+// one leaves the choice to us. The error is a problem.
+func (c *Config) checkCampaign(name string) error {
+	const field = "body.campaign"
+	if name == "" {
+		return nil
+	}
+	if err := reauth.CheckCampaignName(name); err != nil {
+		return fieldProblem(field, err.Error())
+	}
+	if c.Campaigns == nil || slices.Contains(c.Campaigns, name) {
+		return nil
+	}
+	if len(c.Campaigns) == 0 {
+		return fieldProblem(field, "is not a campaign here, where there is none; leave it out")
+	}
+	return fieldProblem(field, "is not a campaign here; known are "+strings.Join(c.Campaigns, ", "))
 }
 
 // secure tells whether browsers reach this service over TLS.

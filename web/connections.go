@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/starter"
 )
@@ -23,6 +25,7 @@ type ConnectionBody struct {
 	CustomerID   string        `json:"customer_id,omitempty" maxLength:"255" doc:"The customer, as your own systems call it." example:"cus_1042"`
 	CustomerName string        `json:"customer_name,omitempty" maxLength:"255" doc:"The customer's name, as its people know it: it stands in mails and on pages." example:"Acme Ltd"`
 	System       string        `json:"system,omitempty" maxLength:"100" doc:"The employment system, as its people know it: it stands in mails and on pages. Without it, what the access_token's introspection says, or what was stored." example:"Gusto"`
+	Campaign     string        `json:"campaign,omitempty" maxLength:"64" doc:"The campaign of the connection's cases, by its name. Without it, the campaigns' own rules choose. A case that is open keeps the campaign that it began with."`
 	Contacts     []ContactBody `json:"contacts,omitempty" nullable:"false" maxItems:"20" doc:"Who can reconnect, first choice first. They replace those that were stored."`
 	Products     []string      `json:"products,omitempty" nullable:"false" maxItems:"50" pattern:"^[a-z0-9_]{1,64}$" patternDescription:"1 to 64 lower-case letters, digits or '_'" doc:"The provider's products that a new session asks for. Without any, the session keeps what the connection has."`
 	AccessToken  string        `json:"access_token,omitempty" writeOnly:"true" maxLength:"4096" doc:"The current access token. It is introspected before it is stored, sealed, and never shown here again. Leave it out to keep your tokens yourself."`
@@ -57,7 +60,7 @@ type ConnectionList struct {
 func (s *server) connectionRoutes(api huma.API) {
 	const path = "/v1/connections/{connection_id}"
 	huma.Register(api, also(answers(operation("put-connection", http.MethodPut, path, tagConnections, "Register or update a connection",
-		"Stores the connection as given. Contacts, products and customer replace what was stored; the status and the stored tokens stay. A connection that was removed comes back.\n\nAn `access_token` is asked about at the provider first: if it is another connection's, or nothing works, nothing at all is stored.",
+		"Stores the connection as given. Contacts, products and customer replace what was stored; the status and the stored tokens stay. A connection that was removed comes back. When other people can be written to than before, an open case hears of it: whoever takes over is told at once.\n\nAn `access_token` is asked about at the provider first: if it is another connection's, or nothing works, nothing at all is stored.",
 		ScopeConnections), http.StatusUnprocessableEntity), http.StatusCreated, "The connection is new."), s.putConnection)
 	huma.Register(api, also(answers(operation("post-connection", http.MethodPost, "/v1/connections", tagConnections, "Register a connection by its token",
 		"As `PUT`, for a token whose `connection_id` you do not know: the provider tells it.",
@@ -65,7 +68,7 @@ func (s *server) connectionRoutes(api huma.API) {
 	huma.Register(api, operation("list-connections", http.MethodGet, "/v1/connections", tagConnections, "List connections",
 		"In the order of their IDs.", ScopeConnections, ScopeOperator), s.listConnections)
 	huma.Register(api, answers(operation("get-connection", http.MethodGet, path, tagConnections, "Read a connection",
-		"Also one that was removed: its status says so.", ScopeConnections, ScopeOperator), http.StatusNotFound), s.getConnection)
+		"Also one that was removed: its status says so. A contact who is not written to has `unreachable`: `bounce`, `complaint` or `opt_out` is said of the address, `not_me` of the person and this connection alone.", ScopeConnections, ScopeOperator), http.StatusNotFound), s.getConnection)
 	del := answers(operation("delete-connection", http.MethodDelete, path, tagConnections, "Remove a connection",
 		"Forgets its tokens, contacts and links, and ends its open case. The connection at the provider stays as it is.",
 		ScopeConnections), http.StatusNotFound)
@@ -94,13 +97,16 @@ func (b ConnectionBody) connection(id string) (reauth.Connection, error) {
 		ConnectionID: id, Provider: reauth.Provider(cmp.Or(b.Provider, string(reauth.Finch))),
 		Application: cmp.Or(b.Application, reauth.DefaultApplication),
 		CustomerID:  b.CustomerID, CustomerName: strings.TrimSpace(b.CustomerName), System: strings.TrimSpace(b.System),
-		Contacts: people, Products: slices.Compact(products),
+		Campaign: b.Campaign, Contacts: people, Products: slices.Compact(products),
 	}, nil
 }
 
 func (s *server) putConnection(ctx context.Context, in *putConnectionInput) (*connectionOutput, error) {
 	c, err := in.Body.connection(in.ConnectionID)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.checkCampaign(c.Campaign); err != nil {
 		return nil, err
 	}
 	var token *introspected
@@ -121,6 +127,9 @@ func (s *server) postConnection(ctx context.Context, in *postConnectionInput) (*
 	}
 	c, err := in.Body.connection("")
 	if err != nil {
+		return nil, err
+	}
+	if err := s.checkCampaign(c.Campaign); err != nil {
 		return nil, err
 	}
 	token, err := s.introspect(ctx, c.Application, in.Body.AccessToken)
@@ -144,6 +153,10 @@ func (s *server) storeConnection(ctx context.Context, c reauth.Connection, token
 	if token != nil && c.System == "" {
 		c.System = finch.SystemName(token.ProviderID)
 	}
+	before, err := s.DB.Connection(ctx, c.ConnectionID)
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		return nil, s.databaseDown(ctx, "reading a connection", err)
+	}
 	created, err := s.DB.PutConnection(ctx, c)
 	if err != nil {
 		return nil, s.databaseDown(ctx, "storing a connection", err)
@@ -157,11 +170,37 @@ func (s *server) storeConnection(ctx context.Context, c reauth.Connection, token
 	if err != nil {
 		return nil, s.databaseDown(ctx, "reading a connection", err)
 	}
+	if !maps.Equal(reachable(before.Contacts), reachable(stored.Contacts)) {
+		s.tellOpenCase(ctx, c.ConnectionID)
+	}
 	out := &connectionOutput{Status: http.StatusOK, Body: stored}
 	if created {
 		out.Status, out.Location = http.StatusCreated, "/v1/connections/"+c.ConnectionID
 	}
 	return out, nil
+}
+
+// reachable is who of the contacts can be written to, by address, and in which role.
+func reachable(contacts []reauth.Contact) map[string]campaign.Role {
+	roles := make(map[string]campaign.Role, len(contacts))
+	for _, c := range contacts {
+		if c.Unreachable == "" {
+			roles[strings.ToLower(c.Email)] = campaign.RoleOf(c.Role)
+		}
+	}
+	return roles
+}
+
+// tellOpenCase lets a connection's open case know that its contacts have
+// changed. Nothing here may fail the call: the contacts are stored.
+func (s *server) tellOpenCase(ctx context.Context, connectionID string) {
+	open, err := s.DB.OpenCaseOf(ctx, connectionID)
+	switch {
+	case err == nil:
+		s.contactsChanged(ctx, []db.CaseContact{{CaseID: open.CaseID, ConnectionID: connectionID}}, "The connection was registered with other contacts.")
+	case !errors.Is(err, db.ErrNotFound):
+		s.complain(ctx, "the database failed", "looking for a case that must hear of new contacts; its next step finds them", err)
+	}
 }
 
 func (s *server) listConnections(ctx context.Context, in *listConnectionsInput) (*struct{ Body ConnectionList }, error) {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -64,13 +66,15 @@ func TestPutConnectionRefusesBadInput(t *testing.T) {
 		status int
 		want   string
 	}{
-		{"unknown field", "", with("custmer_name", "Acme"), up, "body.custmer_name: is not a field here; known are access_token, application, contacts, customer_id, customer_name, products, provider"},
-		{"unknown field of a contact", "", contact("emial", email), up, "body.contacts[0].emial: is not a field here; known are email, locale, name, role, time_zone"},
+		{"unknown field", "", with("custmer_name", "Acme"), up, "body.custmer_name: is not a field here; known are access_token, application, campaign, contacts, customer_id, customer_name, products, provider"},
+		{"unknown field of a contact", "", contact("emial", email), up, "body.contacts[0].emial: is not a field here; known are email, locale, name, role, time_zone, unreachable"},
 		{"unknown provider", "", with("provider", "plaid"), up, `body.provider: expected value to be one of "finch"`},
 		{"bad application", "", with("application", "Über uns"), up, "body.application: expected string to be 1 to 64 lower-case letters"},
 		{"a number for a name", "", with("customer_name", 7), up, "body.customer_name: expected string"},
 		{"a name of two lines", "", with("customer_name", "Acme\r\nBcc: x@y.example"), up, "body.customer_name: must be one line"},
 		{"an id of two lines", "", with("customer_id", "a\tb"), up, "body.customer_id: must be one line"},
+		{"a campaign that cannot be", "", with("campaign", "-x"), up, "body.campaign: the name of a campaign must be 1 to 64 letters"},
+		{"a long campaign", "", with("campaign", strings.Repeat("x", 65)), up, "body.campaign: expected length <= 64"},
 		{"contacts that are no list", "", with("contacts", "ada"), up, "body.contacts: expected array"},
 		{"too many contacts", "", with("contacts", make([]map[string]string, 21)), up, "body.contacts: expected array length <= 20"},
 		{"contact without an address", "", with("contacts", []any{map[string]any{"name": "Ada"}}), up, "body.contacts[0]: expected required property email to be present"},
@@ -113,6 +117,98 @@ func TestPutConnectionRefusesBadInput(t *testing.T) {
 	require.Equal(t, http.StatusUnsupportedMediaType, w.Code, w.Body.String())
 	f.checkHidden("problem", w.Body.String())
 	require.Zero(t, f.count("connections"), "nothing was stored")
+}
+
+func TestCampaignOfAConnection(t *testing.T) {
+	f := newFixture(t)
+	f.temporal.noCase = true
+	var c reauth.Connection
+	f.api(201, "PUT", connectionURL, map[string]any{"campaign": "whatever"}, &c)
+	require.Equal(t, "whatever", c.Campaign, "without a list every name is taken")
+
+	f = f.again(t, func(c *Config) { c.Campaigns = []string{"gentle", "eager"} })
+	f.temporal.noCase = true
+	f.api(201, "PUT", connectionURL, map[string]any{"campaign": "gentle"}, nil)
+	f.api(200, "GET", connectionURL, nil, &c)
+	require.Equal(t, "gentle", c.Campaign)
+	const want = "body.campaign: is not a campaign here; known are gentle, eager"
+	require.Equal(t, want, f.problem(422, "PUT", connectionURL, map[string]any{"campaign": "Eager"}).Detail)
+	require.Equal(t, want, f.problem(422, "POST", "/v1/connections", map[string]any{"access_token": "token-Hush", "campaign": "x"}).Detail)
+	require.Equal(t, want, f.problem(422, "POST", reportURL, map[string]any{"source": "manual", "campaign": "x"}).Detail)
+	require.Empty(t, f.temporal.reports)
+	f.api(200, "POST", "/v1/connections", map[string]any{"access_token": "token-Hush", "campaign": "eager"}, &c)
+	require.Equal(t, "eager", c.Campaign)
+	f.api(200, "PUT", connectionURL, map[string]any{"customer_name": "Acme"}, &c)
+	require.Empty(t, c.Campaign, "a PUT replaces everything")
+
+	f = f.again(t, func(c *Config) { c.Campaigns = []string{} })
+	require.Equal(t, "body.campaign: is not a campaign here, where there is none; leave it out",
+		f.problem(422, "PUT", connectionURL, map[string]any{"campaign": "gentle"}).Detail)
+}
+
+// An open case hears when others can be written to than before, and only then.
+func TestPutConnectionTellsAnOpenCaseOfOtherContacts(t *testing.T) {
+	type contact = map[string]any
+	ada, bob := contact{"email": email, "role": "payroll"}, contact{"email": "bob.Hush@acme.example"}
+	with := func(c contact, field string, value any) contact {
+		c = maps.Clone(c)
+		c[field] = value
+		return c
+	}
+	tests := []struct {
+		name          string
+		before, after []contact
+		gone          string // an address that must not be written to
+		tells         bool
+	}{
+		{"nothing changes", []contact{ada, bob}, []contact{ada, bob}, "", false},
+		{"somebody comes", []contact{ada}, []contact{ada, bob}, "", true},
+		{"somebody goes", []contact{ada, bob}, []contact{bob}, "", true},
+		{"somebody takes over", []contact{ada}, []contact{bob}, "", true},
+		{"the first one comes", nil, []contact{ada}, "", true},
+		{"another order", []contact{ada, bob}, []contact{bob, ada}, "", false},
+		{"upper case", []contact{ada}, []contact{with(ada, "email", strings.ToUpper(email))}, "", false},
+		{"another name, language and zone", []contact{ada}, []contact{with(with(with(ada, "name", "Ada"), "locale", "de"), "time_zone", "Europe/Berlin")}, "", false},
+		{"another job, as primary", []contact{ada}, []contact{with(ada, "role", "director")}, "", false},
+		{"an alternate from now on", []contact{ada, bob}, []contact{ada, with(bob, "role", "alternate")}, "", true},
+		{"an account manager no longer", []contact{ada, with(bob, "role", "account_manager")}, []contact{ada, bob}, "", true},
+		{"somebody comes who must not be written to", []contact{ada}, []contact{ada, bob}, "BOB.Hush@acme.example", false},
+		{"somebody goes who must not be written to", []contact{ada, bob}, []contact{ada}, "bob.Hush@acme.example", false},
+		{"what GET shows is given back", []contact{ada, bob}, []contact{ada, with(bob, "unreachable", "bounce")}, "bob.Hush@acme.example", false},
+	}
+	shared := newFixture(t)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			f := shared.again(t)
+			if test.gone != "" {
+				_, _, err := f.db.SetUnreachable(t.Context(), test.gone, db.UnreachableBounce, "")
+				require.NoError(t, err)
+			}
+			f.api(201, "PUT", connectionURL, map[string]any{"contacts": test.before}, nil)
+			require.Empty(t, f.temporal.signals, "no case is open")
+			f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
+			f.api(200, "PUT", connectionURL, map[string]any{"contacts": test.after}, nil)
+			if test.tells {
+				require.Equal(t, []string{"contacts " + connID}, f.temporal.signals)
+			} else {
+				require.Empty(t, f.temporal.signals)
+			}
+			told := len(f.temporal.signals)
+			f.api(200, "PUT", connectionURL, map[string]any{"contacts": test.after}, nil)
+			require.Len(t, f.temporal.signals, told, "the same again tells nobody")
+		})
+	}
+}
+
+func TestPutOtherContactsWithoutTemporal(t *testing.T) {
+	f := newFixture(t)
+	f.register(connID)
+	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
+	f.temporal.down = true
+	var c reauth.Connection
+	f.api(200, "PUT", connectionURL, map[string]any{"contacts": []any{map[string]any{"email": "bob.Hush@acme.example"}}}, &c)
+	require.Len(t, c.Contacts, 1)
+	require.Contains(t, f.log.String(), "open cases were not told that their contacts changed")
 }
 
 func TestPutConnectionWithToken(t *testing.T) {
@@ -204,12 +300,13 @@ func TestPutConnectionTellsAnOpenCase(t *testing.T) {
 	f.register(connID)
 	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
 	var c reauth.Connection
-	f.api(200, "PUT", connectionURL, map[string]any{"access_token": "token-Hush"}, &c)
+	people := []any{map[string]any{"email": email}}
+	f.api(200, "PUT", connectionURL, map[string]any{"access_token": "token-Hush", "contacts": people}, &c)
 	require.Equal(t, []string{"restored " + connID}, f.temporal.signals)
 	require.Equal(t, reauth.StatusStale, c.Status, "the open case decides when the connection is back")
 
 	f.temporal.down = true
-	f.api(200, "PUT", connectionURL, map[string]any{"access_token": "token-Hush-2"}, &c)
+	f.api(200, "PUT", connectionURL, map[string]any{"access_token": "token-Hush-2", "contacts": people}, &c)
 	require.EqualValues(t, 2, c.Generation, "a token is stored whether or not Temporal can be told")
 }
 

@@ -17,9 +17,11 @@ import (
 type ContactBody struct {
 	Email    string `json:"email" maxLength:"254" doc:"Where notices go." example:"ada@acme.example"`
 	Name     string `json:"name,omitempty" maxLength:"200" doc:"How to address the person." example:"Ada Lovelace"`
-	Role     string `json:"role,omitempty" maxLength:"100" doc:"What the person does." example:"payroll admin"`
+	Role     string `json:"role,omitempty" maxLength:"100" doc:"What the person does. Two roles decide when they are written to: an alternate from the campaign's step for alternates on, or when no primary contact can be written to; an account_manager, one of your own people, when nobody at the customer can. Every other role, and none, is a primary contact's." example:"payroll admin"`
 	Locale   string `json:"locale,omitempty" maxLength:"35" doc:"Their language, as a BCP 47 tag." example:"en-GB"`
 	TimeZone string `json:"time_zone,omitempty" maxLength:"64" doc:"Their IANA time zone." example:"Europe/London"`
+	// Unreachable may be given so that what GET shows can be given back.
+	Unreachable string `json:"unreachable,omitempty" readOnly:"true" maxLength:"20" doc:"Why the person is not written to, as GET shows it. It is ignored here: POST /v1/contacts/bounce and /v1/contacts/restore change it."`
 }
 
 // contacts checks what JSON Schema cannot, and writes locales canonically.

@@ -137,6 +137,10 @@ func (s *server) showLink(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if r.URL.Query().Has(queryStop) {
+		seeOther(w, "/stop/"+v.secret)
+		return
+	}
 	v.asked = askedAt(r.URL.Query().Get("wait"), v.now)
 	s.pages.render(w, r, http.StatusOK, s.pages.link(v))
 }

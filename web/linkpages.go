@@ -20,7 +20,7 @@ func (p *pages) link(v linkView) page {
 			return page{
 				Tone: toneAsk, Title: "Ready",
 				Lead:  []string{"Everything is prepared. One press takes you to the sign-in for " + company + "."},
-				Facts: p.linkFacts(v), Button: &button{Label: "Ready – continue"},
+				Facts: p.linkFacts(v), Button: &button{Label: "Ready – continue"}, Aside: notTheRightPerson(),
 			}
 		}
 		return p.linkAsk(v)
@@ -76,7 +76,12 @@ func (p *pages) linkAsk(v linkView) page {
 		},
 		Button: &button{Label: "Reconnect now"},
 		Note:   "We never see your password. If somebody else signs in to this system at your company, you can forward the message to them.",
+		Aside:  notTheRightPerson(),
 	}
+}
+
+func notTheRightPerson() *button {
+	return &button{Label: "Not the right person?", Href: "?" + queryStop}
 }
 
 // linkWait is the page between the press and the session.

@@ -102,7 +102,7 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 func (f *fixture) again(t *testing.T, change ...func(*Config)) *fixture {
 	t.Helper()
 	next := &fixture{t: t, url: f.url, proxy: f.proxy, db: f.db}
-	next.sql(`TRUNCATE connections, api_keys, webhooks, budgets, codes, held_codes, minted, quarantined_tokens, outbox CASCADE`)
+	next.sql(`TRUNCATE connections, api_keys, webhooks, budgets, codes, held_codes, minted, quarantined_tokens, outbox, unreachable, storms CASCADE`)
 	next.start(change...)
 	return next
 }
@@ -271,6 +271,14 @@ func (f *fixture) visit(method, path string, options ...option) *httptest.Respon
 	return w
 }
 
+// form is the body of a page's form.
+func form(body string) option {
+	return func(r *http.Request) {
+		r.Body = io.NopCloser(strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+}
+
 // title is what a page says in its heading.
 func title(w *httptest.ResponseRecorder) string {
 	m := titlePattern.FindStringSubmatch(w.Body.String())
@@ -299,12 +307,21 @@ func (f *fixture) register(id string) (link string) {
 	return f.link(id)
 }
 
-func (f *fixture) link(id string) string {
+// contact is the ID of a connection's first contact.
+func (f *fixture) contact(id string) string {
 	f.t.Helper()
 	recipients, err := f.db.Recipients(f.t.Context(), id)
 	require.NoError(f.t, err)
+	require.NotEmpty(f.t, recipients)
+	return recipients[0].ContactID
+}
+
+func (f *fixture) link(id string) string { return f.linkFor(id, f.contact(id)) }
+
+func (f *fixture) linkFor(id, recipient string) string {
+	f.t.Helper()
 	s := &server{Config: f.config}
-	link, err := s.linkURL(f.t.Context(), id, recipients[0].ContactID)
+	link, err := s.linkURL(f.t.Context(), id, recipient)
 	require.NoError(f.t, err)
 	u, err := url.Parse(link)
 	require.NoError(f.t, err)
@@ -433,6 +450,8 @@ type fakeTemporal struct {
 	signals  []string
 	cancels  []reauth.Cancel
 	snoozes  []reauth.Snooze
+	stops    []reauth.StopNotices
+	changes  []reauth.ContactsChanged
 }
 
 func (f *fakeTemporal) Report(ctx context.Context, in reauth.Input) (starter.Reported, error) {
@@ -511,6 +530,30 @@ func (f *fakeTemporal) Snooze(_ context.Context, id string, m reauth.Snooze) err
 	}
 	f.snoozes = append(f.snoozes, m)
 	return nil
+}
+
+func (f *fakeTemporal) StopNotices(_ context.Context, id string, m reauth.StopNotices) error {
+	if err := f.signal("stop " + id); err != nil {
+		return err
+	}
+	f.stops = append(f.stops, m)
+	return nil
+}
+
+func (f *fakeTemporal) ContactsChanged(ctx context.Context, id string, m reauth.ContactsChanged) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := f.signal("contacts " + id)
+	if err == nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.changes = append(f.changes, m)
+	}
+	if errors.Is(err, starter.ErrNoOpenCase) {
+		return nil
+	}
+	return err
 }
 
 func (f *fakeTemporal) RemindNow(_ context.Context, id string) error { return f.signal("remind " + id) }

@@ -39,7 +39,11 @@ type page struct {
 	Facts  []fact
 	Steps  []string
 	Button *button
-	Note   string
+	// Choices are further buttons, of one form.
+	Choices []choice
+	Note    string
+	// Aside is a small link below everything else.
+	Aside *button
 	// Refresh is after how many seconds the browser looks again; 0 is never.
 	Refresh int
 }
@@ -49,6 +53,13 @@ type fact struct{ Name, Value string }
 // button is a form that posts to this address, or a link where Href is set.
 // ReloadHref reloads the address as it is, query and all.
 type button struct{ Label, Href string }
+
+// choice is a button of a form: what it says, what it posts as "what", and
+// what it means. Quiet ones stand back.
+type choice struct {
+	Label, Value, About string
+	Quiet               bool
+}
 
 const reloadHref = "reload"
 

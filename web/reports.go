@@ -26,7 +26,8 @@ type ReportBody struct {
 	Renewals         *int     `json:"renewals,omitempty" minimum:"0" maximum:"24" doc:"How many further sessions the case may open."`
 	RedirectURI      string   `json:"redirect_uri,omitempty" maxLength:"2048" doc:"Where Connect returns to. By default our own /callback."`
 	Products         []string `json:"products,omitempty" nullable:"false" maxItems:"50" doc:"The products that the session asks for."`
-	Reminders        []string `json:"reminders,omitempty" nullable:"false" maxItems:"50" doc:"When notices go out: after the opening (\"48h\", \"9d\") or before the deadline (\"-24h\")."`
+	Reminders        []string `json:"reminders,omitempty" nullable:"false" maxItems:"50" doc:"When notices go out: after the opening (\"48h\", \"9d\") or before the deadline (\"-24h\"). Without any, the campaign's own steps."`
+	Campaign         string   `json:"campaign,omitempty" maxLength:"64" doc:"The campaign of the case that this report opens, by its name. Without it, the connection's own, or what the campaigns' rules choose. It changes nothing for a case that is open."`
 }
 
 // ReportResult says what became of a report: a case (case_id), nothing because
@@ -65,13 +66,16 @@ func (b ReportBody) input(id string) reauth.Input {
 	return reauth.Input{
 		ConnectionID: id, Provider: reauth.Provider(b.Provider), Source: reauth.Source(b.Source), FinchCode: b.FinchCode, Reason: b.Reason,
 		TokenFingerprint: b.TokenFingerprint, MinutesToExpire: b.MinutesToExpire, Renewals: b.Renewals,
-		RedirectURI: b.RedirectURI, Products: b.Products, Reminders: b.Reminders,
+		RedirectURI: b.RedirectURI, Products: b.Products, Reminders: b.Reminders, Campaign: b.Campaign,
 	}
 }
 
 func (s *server) report(ctx context.Context, in *reportInput) (*reportOutput, error) {
 	if in.Body.ConnectionID != "" && in.Body.ConnectionID != in.ConnectionID {
 		return nil, fieldProblem("body.connection_id", "must be the connection_id of the path, or absent")
+	}
+	if err := s.checkCampaign(in.Body.Campaign); err != nil {
+		return nil, err
 	}
 	input := in.Body.input(in.ConnectionID)
 	if err := input.Check(); err != nil {

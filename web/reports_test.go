@@ -20,7 +20,7 @@ const reportURL = connectionURL + "/reauth"
 func TestReport(t *testing.T) {
 	f := newFixture(t)
 	f.register(connID)
-	body := map[string]any{"source": "api_error", "finch_code": "reauthenticate_user", "reason": "GET /employer/directory", "minutes_to_expire": 60, "renewals": 0, "reminders": []string{"0s", "2d"}}
+	body := map[string]any{"source": "api_error", "finch_code": "reauthenticate_user", "reason": "GET /employer/directory", "minutes_to_expire": 60, "renewals": 0, "reminders": []string{"0s", "2d"}, "campaign": "gentle"}
 	var first, second ReportResult
 	f.api(http.StatusAccepted, "POST", reportURL, body, &first)
 	require.Equal(t, "case-"+connID, first.CaseID)
@@ -36,7 +36,7 @@ func TestReport(t *testing.T) {
 	zero := 0
 	require.Equal(t, reauth.Input{
 		ConnectionID: connID, Provider: reauth.Finch, Source: reauth.SourceAPIError, FinchCode: "reauthenticate_user", Reason: "GET /employer/directory",
-		MinutesToExpire: 60, Renewals: &zero, Reminders: []string{"0s", "2d"},
+		MinutesToExpire: 60, Renewals: &zero, Reminders: []string{"0s", "2d"}, Campaign: "gentle",
 	}, f.temporal.reports[0])
 }
 
@@ -67,8 +67,9 @@ func TestReportRefusesBadInput(t *testing.T) {
 		{"too many renewals", "", good("renewals", 25), 422, "body.renewals: expected number <= 24"},
 		{"bad redirect_uri", "", good("redirect_uri", "reauth.example.com/cb"), 422, "redirect_uri must be an absolute http or https URL"},
 		{"bad reminder", "", good("reminders", []string{"0s", "soon"}), 422, "reminders[1] must be a duration"},
+		{"a campaign that cannot be", "", good("campaign", "a b"), 422, "body.campaign: the name of a campaign must be 1 to 64 letters"},
 		{"long reason", "", good("reason", strings.Repeat("x", 1001)), 422, "body.reason: expected length <= 1000"},
-		{"unknown field", "", good("code", "code-Hush"), 422, "body.code: is not a field here; known are connection_id, finch_code"},
+		{"unknown field", "", good("code", "code-Hush"), 422, "body.code: is not a field here; known are campaign, connection_id, finch_code"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -196,7 +197,8 @@ func TestGetCase(t *testing.T) {
 
 	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
 	next := f.clock().Add(48 * time.Hour).Truncate(time.Microsecond)
-	require.NoError(t, f.db.SetSchedule(t.Context(), "case-1", &next, 2))
+	require.NoError(t, f.db.SetSchedule(t.Context(), "case-1", db.Schedule{At: &next, Step: "second", NoticesSent: 2}))
+	require.NoError(t, f.db.SetCampaign(t.Context(), "case-1", "gentle"))
 	var c CaseDetail
 	f.api(200, "GET", reportURL, nil, &c)
 	require.Equal(t, "case-1", c.CaseID)
@@ -207,6 +209,10 @@ func TestGetCase(t *testing.T) {
 	require.Equal(t, c.SessionExpiresAt, c.Session.ExpiresAt)
 	require.True(t, next.Equal(*c.NextNoticeAt))
 	require.Equal(t, 2, c.NoticesSent)
+	require.Equal(t, "second", c.NextStep)
+	require.Equal(t, "gentle", c.Campaign)
+	require.False(t, c.HeldByStorm)
+	require.Empty(t, c.Notices)
 	require.Equal(t, publicURL+link, c.Link)
 	require.Equal(t, "opened", c.Timeline[0].Kind)
 	require.Equal(t, "reauth-"+connID, c.WorkflowID)
@@ -233,6 +239,59 @@ func TestGetCaseWithoutRecipients(t *testing.T) {
 	f.api(200, "GET", reportURL, nil, &c)
 	require.Empty(t, c.Link)
 	require.Nil(t, c.Session)
+}
+
+// The ledger says who was told, and a storm shows.
+func TestGetCaseWithItsNotices(t *testing.T) {
+	f := newFixture(t)
+	f.register(connID)
+	f.register("other")
+	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
+	f.open("other", "case-2", reauth.PhaseAwaitingCustomer)
+	begin := func(caseID, connectionID, step, recipient, channel string) int64 {
+		t.Helper()
+		if recipient == "" {
+			recipient = f.contact(connectionID)
+		}
+		id, permit, _, err := f.db.BeginNotice(t.Context(), db.Notice{CaseID: caseID, Step: step, Recipient: recipient, Channel: channel})
+		require.NoError(t, err)
+		require.True(t, permit)
+		return id
+	}
+	refused := begin("case-1", connID, "first", "", db.ChannelMail)
+	require.NoError(t, f.db.EndNotice(t.Context(), refused, db.NoticeRefused, "550 no such user"))
+	lead := begin("case-2", "other", "first", "", db.ChannelMail)
+	along := begin("case-1", connID, "second", "", db.ChannelMail)
+	f.sql(`UPDATE notices SET lead_id = $1 WHERE notice_id = $2`, lead, along)
+	require.NoError(t, f.db.EndNotice(t.Context(), lead, db.NoticeSent, ""))
+	begin("case-1", connID, "third", db.RecipientOperator, db.ChannelChat)
+
+	var c CaseDetail
+	w := f.api(200, "GET", reportURL, nil, &c)
+	f.checkHidden("case", strings.ReplaceAll(w.Body.String(), c.Link, ""))
+	rows, err := f.db.NoticesOf(t.Context(), "case-1")
+	require.NoError(t, err)
+	require.Equal(t, []NoticeView{
+		{Step: "first", Recipient: f.contact(connID), Channel: "mail", State: "refused", At: *rows[0].EndedAt, Detail: "550 no such user"},
+		{Step: "second", Recipient: f.contact(connID), Channel: "mail", State: "sent", At: *rows[1].EndedAt, WithOthers: true},
+		{Step: "third", Recipient: "operator", Channel: "chat", State: "sending", At: rows[2].BegunAt},
+	}, c.Notices)
+
+	f.sql(`INSERT INTO storms (storm_id, provider, broken, connections, began_at, ends_at) VALUES ('storm-1', 'finch', 9, 9, now(), now() + interval '1 h')`)
+	f.sql(`UPDATE cases SET storm_id = 'storm-1' WHERE case_id = 'case-1'`)
+	var l CaseList
+	held := func() (held []string) {
+		f.api(200, "GET", "/v1/cases", nil, &l)
+		for _, c := range l.Cases {
+			if c.HeldByStorm {
+				held = append(held, c.CaseID)
+			}
+		}
+		return held
+	}
+	require.Equal(t, []string{"case-1"}, held())
+	f.sql(`UPDATE storms SET ended_at = now(), ended_how = 'over'`)
+	require.Empty(t, held())
 }
 
 func TestListCases(t *testing.T) {

@@ -108,6 +108,8 @@ func TestAccessLog(t *testing.T) {
 	w = f.do("GET", "/callback?code=code-Hush&state=Hush", nil, header("X-Request-Id", "bad id\nHush"))
 	require.NotEqual(t, "bad id\nHush", w.Header().Get("X-Request-Id"))
 	require.NotEmpty(t, w.Header().Get("X-Request-Id"))
+	f.visit("GET", stopPage(link)+"?x=Hush")
+	f.visit("POST", stopPage(link)+"?x=Hush", form("what=not_me"))
 
 	var lines []map[string]any
 	for line := range strings.Lines(f.log.String()) {
@@ -117,7 +119,7 @@ func TestAccessLog(t *testing.T) {
 			lines = append(lines, entry)
 		}
 	}
-	require.Len(t, lines, 3)
+	require.Len(t, lines, 5)
 	require.Equal(t, "/r/{link}", lines[0]["route"])
 	require.Equal(t, "GET", lines[0]["method"])
 	require.EqualValues(t, 200, lines[0]["status"])
@@ -126,6 +128,8 @@ func TestAccessLog(t *testing.T) {
 	require.Equal(t, "req-7", lines[1]["request_id"])
 	require.Equal(t, "bootstrap", lines[1]["api_key"])
 	require.Equal(t, "/callback", lines[2]["route"])
+	require.Equal(t, "/stop/{link}", lines[3]["route"])
+	require.Equal(t, "/stop/{link}", lines[4]["route"])
 	require.NotContains(t, f.log.String(), link)
 }
 
@@ -204,9 +208,14 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/connections/{connection_id}/reauth/cancel":  {"post"},
 		"/v1/connections/{connection_id}/reauth/snooze":  {"post"},
 		"/v1/connections/{connection_id}/reauth/remind":  {"post"},
+		"/v1/connections/{connection_id}/reauth/stop":    {"post"},
+		"/v1/contacts/bounce":                            {"post"},
+		"/v1/contacts/restore":                           {"post"},
 		"/v1/connections/{connection_id}/reauth/session": {"post"},
 		"/v1/connections/{connection_id}/token":          {"get"},
 		"/v1/cases":                                      {"get"},
+		"/v1/storms":                                     {"get"},
+		"/v1/storms/{storm_id}/release":                  {"post"},
 	}
 	require.Len(t, api.Paths, len(want))
 	for path, methods := range want {
@@ -232,7 +241,7 @@ func TestDocs(t *testing.T) {
 	f := newFixture(t)
 	w := f.visit("GET", "/docs")
 	page := w.Body.String()
-	for _, text := range []string{"/v1/connections/{connection_id}/reauth/snooze", "Register or update a connection", "access_token", "curl -X PUT", "tokens:read", "ada@acme.example"} {
+	for _, text := range []string{"/v1/connections/{connection_id}/reauth/snooze", "Register or update a connection", "access_token", "curl -X PUT", "tokens:read", "ada@acme.example", "account_manager", "POST /v1/contacts/bounce", "held_by_storm"} {
 		require.Contains(t, page, text)
 	}
 	require.NotContains(t, page, "cdn")
@@ -246,6 +255,7 @@ func TestDocs(t *testing.T) {
 	s.reportRoutes(api)
 	s.steeringRoutes(api)
 	s.embeddedRoutes(api)
+	s.reachRoutes(api)
 	f.register("6f1f7cd5-1d52-4a1c-b3ea-7a4a0cf0c5f1")
 	for path, item := range api.OpenAPI().Paths {
 		if item.Put != nil {
@@ -256,6 +266,10 @@ func TestDocs(t *testing.T) {
 	}
 	report := exampleOf(api.OpenAPI(), api.OpenAPI().Paths["/v1/connections/{connection_id}/reauth"].Post.RequestBody.Content["application/json"].Schema)
 	f.api(202, "POST", reportURL, report, nil)
+	for _, path := range []string{"/v1/contacts/bounce", "/v1/contacts/restore"} {
+		body := exampleOf(api.OpenAPI(), api.OpenAPI().Paths[path].Post.RequestBody.Content["application/json"].Schema)
+		f.api(200, "POST", path, body, nil)
+	}
 }
 
 func TestHome(t *testing.T) {

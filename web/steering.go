@@ -21,6 +21,11 @@ type CancelBody struct {
 	Reason string `json:"reason" minLength:"1" maxLength:"500" doc:"Why, for the timeline." example:"the customer left us"`
 }
 
+// StopBody says why nobody is to be written to any more.
+type StopBody struct {
+	Reason string `json:"reason" minLength:"1" maxLength:"500" doc:"Why, for the timeline." example:"we talk to them on the phone"`
+}
+
 // SnoozeBody says how long notices are held.
 type SnoozeBody struct {
 	Until time.Time `json:"until" doc:"No notice goes out before this time. The deadline stays as it is." example:"2027-01-31T09:00:00Z"`
@@ -51,6 +56,11 @@ type cancelInput struct {
 	Body CancelBody
 }
 
+type stopInput struct {
+	ConnectionPath
+	Body StopBody
+}
+
 type snoozeInput struct {
 	ConnectionPath
 	Body SnoozeBody
@@ -75,6 +85,7 @@ func (s *server) steeringRoutes(api huma.API) {
 	}
 	huma.Register(api, register("cancel", "cancel", "Call a case off", "The connection stays stale, and nobody is written to again. A code that has arrived is still redeemed first."), s.cancel)
 	huma.Register(api, register("snooze", "snooze", "Hold the notices", "No notice goes out before `until`. The deadline stays, and a code is still taken."), s.snooze)
+	huma.Register(api, register("stop-notices", "stop", "Stop the notices", "Nobody is reminded any more, but the case stays open: its deadline stands, its links work, and a code is still taken."), s.stopNotices)
 	huma.Register(api, register("remind", "remind", "Remind now", "Sends one more notice at once."), s.remind)
 
 	op := answers(operation("submit-code", http.MethodPost, "/v1/connections/{connection_id}/reauth/code", tagCases, "Hand in a code",
@@ -112,6 +123,15 @@ func (s *server) cancel(ctx context.Context, in *cancelInput) (*steerOutput, err
 	}
 	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error {
 		return s.Starter.Cancel(ctx, in.ConnectionID, reauth.Cancel{Reason: in.Body.Reason})
+	})
+}
+
+func (s *server) stopNotices(ctx context.Context, in *stopInput) (*steerOutput, error) {
+	if !printable(in.Body.Reason) {
+		return nil, fieldProblem("body.reason", "must be one line of printable text")
+	}
+	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error {
+		return s.Starter.StopNotices(ctx, in.ConnectionID, reauth.StopNotices{Reason: in.Body.Reason})
 	})
 }
 

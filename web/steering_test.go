@@ -19,7 +19,10 @@ func TestSteering(t *testing.T) {
 	require.Equal(t, Accepted{CaseID: "case-1", Phase: "awaiting_customer"}, a)
 	f.api(202, "POST", reportURL+"/snooze", map[string]any{"until": until.In(time.FixedZone("", 7200)).Format(time.RFC3339)}, &a)
 	f.api(202, "POST", reportURL+"/remind", nil, &a)
-	require.Equal(t, []string{"cancel " + connID, "snooze " + connID, "remind " + connID}, f.temporal.signals)
+	f.api(202, "POST", reportURL+"/stop", map[string]any{"reason": "we phone them"}, &a)
+	require.Equal(t, Accepted{CaseID: "case-1", Phase: "awaiting_customer"}, a)
+	require.Equal(t, []reauth.StopNotices{{Reason: "we phone them"}}, f.temporal.stops)
+	require.Equal(t, []string{"cancel " + connID, "snooze " + connID, "remind " + connID, "stop " + connID}, f.temporal.signals)
 	require.Equal(t, []reauth.Cancel{{Reason: "they left"}}, f.temporal.cancels)
 	require.Equal(t, []reauth.Snooze{{Until: until}}, f.temporal.snoozes, "in UTC")
 }
@@ -37,6 +40,9 @@ func TestSteeringRefuses(t *testing.T) {
 		{"cancel with an empty reason", "/cancel", map[string]any{"reason": ""}, 422, "body.reason: expected length >= 1"},
 		{"cancel in two lines", "/cancel", map[string]any{"reason": "a\nb"}, 422, "body.reason: must be one line"},
 		{"cancel without a body", "/cancel", nil, 400, "request body is required"},
+		{"stop without a reason", "/stop", map[string]any{}, 422, "expected required property reason"},
+		{"stop with an empty reason", "/stop", map[string]any{"reason": ""}, 422, "body.reason: expected length >= 1"},
+		{"stop in two lines", "/stop", map[string]any{"reason": "a\nb"}, 422, "body.reason: must be one line"},
 		{"snooze without a time", "/snooze", map[string]any{}, 422, "expected required property until"},
 		{"snooze in words", "/snooze", map[string]any{"until": "tomorrow"}, 422, "body.until: expected string to be RFC 3339 date-time"},
 		{"snooze into the past", "/snooze", map[string]any{"until": f.clock().Add(-time.Second)}, 422, "body.until: must be in the future"},
@@ -55,7 +61,7 @@ func TestSteeringRefuses(t *testing.T) {
 	require.Empty(t, f.temporal.signals)
 	require.Empty(t, f.temporal.codes)
 
-	calls := map[string]any{"cancel": map[string]any{"reason": "x"}, "snooze": map[string]any{"until": f.clock().Add(time.Hour)}, "remind": nil}
+	calls := map[string]any{"cancel": map[string]any{"reason": "x"}, "snooze": map[string]any{"until": f.clock().Add(time.Hour)}, "remind": nil, "stop": map[string]any{"reason": "x"}}
 	for what, body := range calls {
 		f.problem(404, "POST", "/v1/connections/nobody/reauth/"+what, body)
 		f.temporal.noCase = true

@@ -13,11 +13,14 @@ import (
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/worker/clock"
 	"github.com/finch-reauth/reauth/workflows"
 )
 
@@ -29,12 +32,22 @@ const stopWithin = 30 * time.Second
 type Config struct {
 	Temporal   client.Client
 	Activities *activities.Activities
+	// DB is where the backend's events and the chat's news come from; the one of
+	// the activities.
+	DB *db.DB
 	// TaskQueue is reauth.TaskQueue if empty.
 	TaskQueue string
 	// WebhookURL and WebhookSecret say where the backend's events go; nowhere
 	// if the URL is empty.
 	WebhookURL, WebhookSecret string
-	Logger                    *slog.Logger
+	// Chat names the operators' chat, as notify/chat reads it; none if empty.
+	// TemporalUIURL and Namespace make the links in its messages.
+	Chat                     string
+	TemporalUIURL, Namespace string
+	// Clock, if any, is what cases live by instead of the real one. The Now of
+	// the activities must be its own.
+	Clock  *clock.Fast
+	Logger *slog.Logger
 }
 
 // Registry is what workflows and activities are registered with: a worker, a
@@ -60,6 +73,7 @@ type WorkflowRegistry interface {
 func RegisterWorkflows(r WorkflowRegistry) {
 	r.RegisterWorkflowWithOptions(workflows.ReauthWorkflow, workflow.RegisterOptions{Name: reauth.WorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.RedeemWorkflow, workflow.RegisterOptions{Name: reauth.RedeemWorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.StormWorkflow, workflow.RegisterOptions{Name: reauth.StormWorkflowType})
 }
 
 // Run works until ctx ends, and lets activities finish then.
@@ -69,22 +83,37 @@ func Run(ctx context.Context, c Config) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := worker.New(c.Temporal, c.TaskQueue, worker.Options{
+	options := worker.Options{
 		WorkerStopTimeout: stopWithin,
 		OnFatalError:      func(err error) { cancel(fmt.Errorf("the worker stopped: %w", err)) },
-	})
+	}
+	if c.Clock != nil {
+		options.Interceptors = []interceptor.WorkerInterceptor{c.Clock.Interceptor()}
+	}
+	w := worker.New(c.Temporal, c.TaskQueue, options)
 	Register(w, c.Activities)
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start the worker on task queue %s: %w", c.TaskQueue, err)
 	}
 	defer w.Stop()
 	if c.WebhookURL != "" {
-		courier, err := newCourier(c.Activities.DB, c.WebhookURL, c.WebhookSecret, c.Logger)
+		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Logger)
+		if err != nil {
+			return err
+		}
+		courier.people = peopleOf(c.Activities)
+		done := make(chan struct{})
+		go func() { defer close(done); courier.run(ctx) }()
+		defer func() { <-done }()
+		defer cancel(nil)
+	}
+	if c.Chat != "" {
+		herald, err := newHerald(c.DB, c.Chat, chatLinks(c.TemporalUIURL, c.Namespace), c.Logger, c.Activities.Now)
 		if err != nil {
 			return err
 		}
 		done := make(chan struct{})
-		go func() { defer close(done); courier.run(ctx) }()
+		go func() { defer close(done); herald.run(ctx) }()
 		defer func() { <-done }()
 		defer cancel(nil)
 	}

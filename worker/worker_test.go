@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -13,11 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/testsuite"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+	"google.golang.org/grpc"
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/dev/temporal"
@@ -79,6 +82,77 @@ func TestRegisterSearchAttributes(t *testing.T) {
 	}
 }
 
+// operators is Temporal's operator service with some search attributes, and the
+// client that leads to it.
+type operators struct {
+	client.Client
+	operatorservice.OperatorServiceClient
+	known               []string
+	listFails, addFails error
+	added               []*operatorservice.AddSearchAttributesRequest
+}
+
+func (o *operators) OperatorService() operatorservice.OperatorServiceClient { return o }
+
+func (o *operators) ListSearchAttributes(
+	context.Context, *operatorservice.ListSearchAttributesRequest, ...grpc.CallOption,
+) (*operatorservice.ListSearchAttributesResponse, error) {
+	answer := &operatorservice.ListSearchAttributesResponse{CustomAttributes: map[string]enumspb.IndexedValueType{}}
+	for _, name := range o.known {
+		answer.CustomAttributes[name] = enumspb.INDEXED_VALUE_TYPE_TEXT
+	}
+	return answer, o.listFails
+}
+
+func (o *operators) AddSearchAttributes(
+	_ context.Context, in *operatorservice.AddSearchAttributesRequest, _ ...grpc.CallOption,
+) (*operatorservice.AddSearchAttributesResponse, error) {
+	o.added = append(o.added, in)
+	return &operatorservice.AddSearchAttributesResponse{}, o.addFails
+}
+
+// Some servers refuse a request that names an attribute they know, all of it:
+// only those that are missing are asked for. Where another process was quicker,
+// the server says so, and all is well.
+func TestRegisterSearchAttributesAsksForTheMissingOnly(t *testing.T) {
+	id, provider, phase := reauth.SearchAttributeConnectionID, reauth.SearchAttributeProvider, reauth.SearchAttributePhase
+	exists, down := serviceerror.NewAlreadyExists("search attribute exists"), serviceerror.NewUnavailable("not now")
+	for name, test := range map[string]struct {
+		operators
+		want []string
+		says string
+	}{
+		"none is known":             {want: []string{id, provider, phase}},
+		"others are":                {operators: operators{known: []string{"CustomerId"}}, want: []string{id, provider, phase}},
+		"one is":                    {operators: operators{known: []string{provider}}, want: []string{id, phase}},
+		"all are":                   {operators: operators{known: []string{phase, id, provider}}},
+		"another was quicker":       {operators: operators{addFails: exists}, want: []string{id, provider, phase}},
+		"they cannot be listed":     {operators: operators{listFails: down}, says: "list Temporal's search attributes"},
+		"they cannot be added":      {operators: operators{addFails: down}, want: []string{id, provider, phase}, says: "add search attributes to Temporal"},
+		"wrapped, but all the same": {operators: operators{addFails: fmt.Errorf("on the way: %w", exists)}, want: []string{id, provider, phase}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := RegisterSearchAttributes(t.Context(), &test.operators, "payday")
+			if test.says == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, test.says)
+			}
+			if test.want == nil {
+				assert.Empty(t, test.added)
+				return
+			}
+			require.Len(t, test.added, 1)
+			want := map[string]enumspb.IndexedValueType{}
+			for _, name := range test.want {
+				want[name] = enumspb.INDEXED_VALUE_TYPE_KEYWORD
+			}
+			assert.Equal(t, want, test.added[0].GetSearchAttributes())
+			assert.Equal(t, "payday", test.added[0].GetNamespace())
+		})
+	}
+}
+
 // waiting is a provider that is asked, and answers when it may.
 type waiting struct {
 	activities.Provider
@@ -109,7 +183,7 @@ func TestRun(t *testing.T) {
 		Providers: map[string]activities.Provider{reauth.DefaultApplication: finch},
 	}
 	backend := newReceiver(t, nil)
-	config := Config{Temporal: temporal, Activities: acts, Logger: s.logger(), WebhookURL: backend.URL, WebhookSecret: webhookSecret}
+	config := Config{Temporal: temporal, Activities: acts, DB: s.DB, Logger: s.logger(), WebhookURL: backend.URL, WebhookSecret: webhookSecret}
 	run := func(c Config) (stop func() error) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
@@ -210,7 +284,7 @@ func TestRegister(t *testing.T) {
 	acts := &activities.Activities{}
 	var all, replayed registry
 	Register(&all, acts)
-	assert.Equal(t, []string{"ReauthWorkflow", "RedeemWorkflow"}, all.workflows)
+	assert.Equal(t, []string{"ReauthWorkflow", "RedeemWorkflow", "StormWorkflow"}, all.workflows)
 	assert.Equal(t, []any{acts}, all.activities)
 	RegisterWorkflows(&replayed)
 	assert.Equal(t, all.workflows, replayed.workflows)

@@ -8,6 +8,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -26,14 +27,17 @@ type reauthCase struct {
 	result  *reauth.Result // set once the case has ended
 
 	// What the main story waits for.
-	steps       []step    // the notices still to be sent, in order
-	deadline    time.Time // the end of the last permitted session
-	lookedAt    time.Time // when the connection was last seen stale
-	lookAt      time.Time // when to look again whether access is back
-	holdNotices time.Time // no notice before: the customer is in Connect
-	holdSession time.Time // no renewal before: the customer is in Connect
+	steps       []step                // the notices still to be sent, in order
+	deadline    time.Time             // the end of the last permitted session
+	lookedAt    time.Time             // when the connection was last seen stale
+	lookAt      time.Time             // when to look again whether access is back
+	holdNotices time.Time             // no notice before: the customer is in Connect
+	holdSession time.Time             // no renewal before: the customer is in Connect
+	lastStep    *campaign.Step        // of those for the customer, the last that was due
+	released    map[string]*time.Time // storms that let the first notice go, and when
 	remindedAt  time.Time
 	reminders   int
+	handedOn    int
 	tryAgains   int
 	problems    int
 	waiting     reauth.Phase // what the main story is doing
@@ -71,6 +75,7 @@ func begin(ctx workflow.Context, in reauth.Input) (*reauthCase, error) {
 		ref:          activities.Case{CaseID: caseID, ConnectionID: in.ConnectionID, OpenedAt: info.WorkflowStartTime.UTC(), Report: in},
 		status:       reauth.Status{CaseID: caseID, ConnectionID: in.ConnectionID},
 		waiting:      reauth.PhaseConfirming,
+		released:     map[string]*time.Time{},
 		personIsHere: in.Source == reauth.SourceLink,
 	}
 	err := workflow.SetQueryHandlerWithOptions(ctx, reauth.QueryStatus, c.answer, workflow.QueryHandlerOptions{
@@ -91,10 +96,11 @@ func (c *reauthCase) beginSession(ctx workflow.Context, s *activities.Session, r
 	c.status.SessionID = s.ID
 	c.status.SessionExpiresAt = &s.ExpiresAt
 	c.status.RenewalsLeft = renewals
-	c.deadline = s.ExpiresAt.Add(time.Duration(renewals) * time.Duration(c.plan.Minutes) * time.Minute)
+	c.deadline = c.plan.Deadline(s.ExpiresAt, renewals)
 	c.status.DeadlineAt = &c.deadline
+	c.status.Campaign = c.plan.Campaign.Name
 	if first {
-		c.steps = schedule(c.plan.Reminders, c.ref.OpenedAt, c.deadline, c.personIsHere)
+		c.planSteps()
 	}
 	if first && c.personIsHere {
 		c.record(ctx, "scheduled", "Somebody is at the page, so the first notice is left out.")
@@ -112,7 +118,7 @@ func (c *reauthCase) block(ctx workflow.Context, problem string) {
 // tellOperator tells the operator of a problem, without waiting for it.
 func (c *reauthCase) tellOperator(ctx workflow.Context, phase reauth.Phase, problem string) {
 	c.problems++
-	in := activities.ProblemInput{Case: c.ref, Phase: phase, Problem: problem, Step: problemKey(c.problems)}
+	in := activities.ProblemInput{Case: c.ref, Phase: phase, Problem: problem, Step: fmt.Sprintf("problem-%d", c.problems)}
 	c.recording++
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		_ = workflow.ExecuteActivity(telling(ctx, problem), acts.TellOperator, in).Get(ctx, nil)
@@ -225,7 +231,7 @@ func (c *reauthCase) nextDate() (time.Time, string) {
 
 // news reports whether anything has happened that the story must see.
 func (c *reauthCase) news() bool {
-	return !c.open() || c.redeeming() || c.signalled() || c.cancel != nil || c.restored || c.remindNow || c.credentialsRefused || c.sessionSpent || c.askAgain
+	return !c.open() || c.redeeming() || c.signalled() || c.cancel != nil || c.restored || c.remindNow || c.contactsChanged || c.credentialsRefused || c.sessionSpent || c.askAgain
 }
 
 // interrupted reports whether what the main story is doing has become
@@ -251,7 +257,7 @@ func (c *reauthCase) do(ctx workflow.Context, options workflow.ActivityOptions, 
 func (c *reauthCase) record(ctx workflow.Context, kind, detail string) {
 	in := activities.RecordInput{
 		Case: c.ref, Kind: kind, Detail: detail, Phase: c.phase(), LastError: c.status.LastError,
-		NextNoticeAt: c.nextNoticeAt(), NoticesSent: c.status.NoticesSent,
+		Next: c.upcoming(), NoticesSent: c.status.NoticesSent,
 	}
 	c.recording++
 	workflow.Go(ctx, func(ctx workflow.Context) {

@@ -62,7 +62,7 @@ func (c *reauthCase) noticing(ctx workflow.Context, s step) workflow.ActivityOpt
 		ScheduleToCloseTimeout: remaining(ctx, until, 30*time.Second),
 		HeartbeatTimeout:       heartbeat,
 		RetryPolicy:            patience(5*time.Second, 10*time.Minute),
-		Summary:                "Notice (" + s.words() + "): look once more, then write to the customer",
+		Summary:                "Notice (" + s.Words() + "): look once more, then write to the customer",
 	}
 }
 

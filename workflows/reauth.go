@@ -11,12 +11,8 @@ import (
 	"github.com/finch-reauth/reauth/reauth"
 )
 
-const (
-	// lookAgain is when a look is tried again that brought no answer.
-	lookAgain = 5 * time.Minute
-	// remindEvery is how often an operator may remind by hand.
-	remindEvery = 10 * time.Minute
-)
+// lookAgain is when a look is tried again that brought no answer.
+const lookAgain = 5 * time.Minute
 
 // ReauthWorkflow brings one stale connection back. It confirms the loss, opens
 // a Connect session, tells the right people and reminds them until a deadline,
@@ -57,6 +53,8 @@ func ReauthWorkflow(ctx workflow.Context, in reauth.Input) (reauth.Result, error
 			c.look(ctx)
 		case c.remindNow:
 			c.remind(ctx)
+		case c.contactsChanged:
+			c.handOn(ctx)
 		case due(c.nextNoticeAt(), now):
 			c.notify(ctx, c.takeStep(now))
 		case due(c.sessionEnds(), now):
@@ -108,45 +106,32 @@ func (c *reauthCase) confirm(ctx workflow.Context) {
 	}
 }
 
-// notify sends one step's notices, unless access turns out to be back.
+// notify sends one step's notices, unless access turns out to be back. Who must
+// not be written to now hears later.
 func (c *reauthCase) notify(ctx workflow.Context, s step) {
-	in := activities.NoticeInput{
-		Case: c.ref, Step: s.key, Kind: c.kindOf(s), SessionOrdinal: c.session.Ordinal, DeadlineAt: c.deadline,
-		Cause: s.cause, LookedAt: c.lookedAt, NextNoticeAt: c.nextNoticeAt(), NoticesSent: c.status.NoticesSent,
-	}
+	s.kind = c.kindOf(s)
 	var out activities.Noticed
-	done, err := c.do(ctx, c.noticing(ctx, s), acts.Notify, in, &out)
+	done, err := c.do(ctx, c.noticing(ctx, s), acts.Notify, c.noticeInput(s), &out)
 	switch {
 	case !done:
 	case err != nil:
-		c.trouble("The notice of step " + s.key + " could not be sent.")
+		c.trouble("The notice of step " + s.Key + " could not be sent.")
 	case out.Restored && out.HoldUntil != nil:
-		c.steps = append([]step{s}, c.steps...)
+		c.putBack(s, workflow.Now(ctx))
 		c.holdNotices = *out.HoldUntil
 	case out.Restored:
 		c.heal(ctx)
 	case out.Gone:
 		c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)
 	default:
-		c.status.NoticesSent += out.Sent
-		if out.Problem != "" {
-			c.trouble(out.Problem)
+		c.status.NoticesSent += out.Sent - s.sent
+		c.status.HeldByStorm = false
+		c.trouble(out.Problem)
+		if out.Later != nil {
+			c.postpone(s, out)
 		}
 	}
 	c.show(ctx)
-}
-
-// remind sends a notice because an operator asked for one.
-func (c *reauthCase) remind(ctx workflow.Context) {
-	c.remindNow = false
-	now := workflow.Now(ctx)
-	if !c.remindedAt.IsZero() && now.Sub(c.remindedAt) < remindEvery {
-		c.record(ctx, "remind_ignored", "A reminder was asked for again within ten minutes; the first one stands.")
-		return
-	}
-	c.remindedAt = now
-	c.reminders++
-	c.notify(ctx, step{key: remindKey(c.reminders), at: now})
 }
 
 // look asks whether access is back. Healing waits for the customer: while a

@@ -39,18 +39,16 @@ type redeemer struct {
 	askCause reauth.CodeState
 }
 
-func (r *redeemer) knowCode(hash string) {
-	if r.knownCodes == nil {
-		r.knownCodes = map[string]bool{}
+// know adds a hash to a set, and reports whether it is new there.
+func know(set *map[string]bool, hash string) bool {
+	if (*set)[hash] {
+		return false
 	}
-	r.knownCodes[hash] = true
-}
-
-func (r *redeemer) knowToken(fingerprint string) {
-	if r.knownTokens == nil {
-		r.knownTokens = map[string]bool{}
+	if *set == nil {
+		*set = map[string]bool{}
 	}
-	r.knownTokens[fingerprint] = true
+	(*set)[hash] = true
+	return true
 }
 
 // redeeming reports whether a code or token is on its way, so that the main
@@ -84,59 +82,74 @@ func (c *reauthCase) exchangeCodes(ctx workflow.Context) {
 func (c *reauthCase) exchange(ctx workflow.Context, code activities.RedeemInput) {
 	c.show(ctx)
 	code.Application = c.plan.Application
-	out := c.redeem(ctx, code)
-	if out.Blocked {
-		c.block(ctx, out.Problem)
-		code.Patient = true
-		out = c.redeem(ctx, code)
-		if out.Minted == nil {
-			// The code died of our own fault: the person is asked again once
-			// the credentials work.
-			out.State, out.Unanswered = reauth.CodeUnusable, false
-			c.credentialsRefused, c.personIsHere = true, false
-		} else if c.session != nil {
-			c.setWaiting(ctx, reauth.PhaseAwaitingCustomer)
-		} else {
-			c.setWaiting(ctx, reauth.PhaseConfirming)
-		}
+	out := redeem(ctx, code, func(problem string) { c.block(ctx, problem) })
+	if out.Blocked && out.Minted == nil {
+		c.personIsHere = false // nobody waits at the page until our credentials work
 	}
-	switch {
-	case out.Minted != nil:
-		c.hold(ctx, *out.Minted)
-	case out.Unanswered:
-		c.lookUp(ctx, code)
-	default:
-		c.fail(ctx, code, out)
+	if !out.Unanswered {
+		c.exchanged(ctx, code, out)
+		return
 	}
+	// However long the database takes to answer, the next code does not wait.
+	c.inHand++
+	c.stalled++
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		out := lookUp(ctx, code, out)
+		c.inHand--
+		c.stalled--
+		c.exchanged(ctx, code, out)
+		c.show(ctx)
+	})
 }
 
-// redeem runs the exchange for as long as the code lives.
-func (c *reauthCase) redeem(ctx workflow.Context, code activities.RedeemInput) activities.Redeemed {
+// exchanged takes what came of a code.
+func (c *reauthCase) exchanged(ctx workflow.Context, code activities.RedeemInput, out activities.Redeemed) {
+	if out.Minted == nil {
+		c.credentialsRefused = c.credentialsRefused || out.Blocked
+		c.fail(ctx, code, out)
+		return
+	}
+	switch {
+	case !out.Blocked:
+	case c.session != nil:
+		c.setWaiting(ctx, reauth.PhaseAwaitingCustomer)
+	default:
+		c.setWaiting(ctx, reauth.PhaseConfirming)
+	}
+	c.hold(ctx, *out.Minted)
+}
+
+// redeem exchanges a code for as long as it lives. Where our own client
+// credentials are refused it says so by blocked, and goes on until an operator
+// has mended them or the code is dead; then the answer says Blocked too. Where
+// the answer says Unanswered, lookUp has the last word.
+func redeem(ctx workflow.Context, code activities.RedeemInput, blocked func(problem string)) activities.Redeemed {
 	var out activities.Redeemed
-	if err := workflow.ExecuteActivity(redeeming(ctx, code), acts.Redeem, code).Get(ctx, &out); err != nil {
+	err := workflow.ExecuteActivity(redeeming(ctx, code), acts.Redeem, code).Get(ctx, &out)
+	switch {
+	case err != nil:
 		return activities.Redeemed{State: reauth.CodeLost, Unanswered: true, Problem: "the provider gave no usable answer while the code lived"}
+	case !out.Blocked || code.Patient:
+		return out
+	}
+	blocked(out.Problem)
+	code.Patient, code.Unanswered = true, out.Unanswered
+	out = redeem(ctx, code, blocked)
+	if out.Blocked = true; out.Minted == nil && !code.Unanswered {
+		out.State = reauth.CodeUnusable // it died of our own fault
 	}
 	return out
 }
 
 // lookUp asks the database about a code that is dead, but may have brought a
 // token in an attempt whose worker died. It insists on an answer.
-func (c *reauthCase) lookUp(ctx workflow.Context, code activities.RedeemInput) {
-	c.inHand++
-	c.stalled++
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		code.LookUp = true
-		var out activities.Redeemed
-		err := workflow.ExecuteActivity(lookingUp(ctx), acts.Redeem, code).Get(ctx, &out)
-		c.inHand--
-		c.stalled--
-		if err == nil && out.Minted != nil {
-			c.hold(ctx, *out.Minted)
-			return
-		}
-		c.fail(ctx, code, activities.Redeemed{State: reauth.CodeLost, Problem: out.Problem})
-		c.show(ctx)
-	})
+func lookUp(ctx workflow.Context, code activities.RedeemInput, out activities.Redeemed) activities.Redeemed {
+	code.LookUp = true
+	var found activities.Redeemed
+	if err := workflow.ExecuteActivity(lookingUp(ctx), acts.Redeem, code).Get(ctx, &found); err == nil && found.Minted != nil {
+		out.State, out.Minted = found.State, found.Minted
+	}
+	return out
 }
 
 // fail records a code that came to nothing: the person is asked to try again.
@@ -167,10 +180,9 @@ func (c *reauthCase) settle(ctx workflow.Context, in activities.SettleInput) {
 
 // hold takes a minted token into our hands until it is adopted or set aside.
 func (c *reauthCase) hold(ctx workflow.Context, minted reauth.TokenMinted) {
-	if c.knownTokens[minted.Fingerprint] {
+	if !know(&c.knownTokens, minted.Fingerprint) {
 		return
 	}
-	c.knowToken(minted.Fingerprint)
 	c.inHand++
 	workflow.GoNamed(ctx, "verify", func(ctx workflow.Context) {
 		c.verify(ctx, minted)
@@ -245,24 +257,35 @@ func RedeemWorkflow(ctx workflow.Context, in reauth.RedeemInput) (reauth.RedeemR
 	}
 	workflow.SetCurrentDetails(ctx, "A code came back from Connect without saying whose it is. It is exchanged, and the token goes to the case of its connection.")
 	code := activities.RedeemInput{Application: in.Application, Code: in.Code, RedirectURI: in.RedirectURI, ReceivedAt: workflow.GetInfo(ctx).WorkflowStartTime}
-	var out activities.Redeemed
-	err := workflow.ExecuteActivity(redeeming(ctx, code), acts.Redeem, code).Get(ctx, &out)
-	state := reauth.CodeLost
-	if err == nil && out.Blocked {
-		state, code.Patient = reauth.CodeUnusable, true
-		err = workflow.ExecuteActivity(redeeming(ctx, code), acts.Redeem, code).Get(ctx, &out)
+	var mails []workflow.Future
+	tell := func(step, problem string) {
+		in := activities.RedeemProblem{Application: code.Application, Step: step, Problem: problem}
+		mails = append(mails, workflow.ExecuteActivity(tellingOfCode(ctx, problem), acts.TellOfCode, in))
 	}
-	if err != nil || out.Unanswered {
-		code.LookUp = true
-		if err := workflow.ExecuteActivity(lookingUp(ctx), acts.Redeem, code).Get(ctx, &out); err != nil || out.Minted == nil {
-			out = activities.Redeemed{State: state}
-		}
+	out := redeem(ctx, code, func(problem string) { tell("credentials", problem) })
+	if out.Unanswered {
+		out = lookUp(ctx, code, out)
 	}
+	var err error
+	result := reauth.RedeemResult{Result: out.State}
 	if out.Minted == nil {
 		in := activities.SettleInput{CodeHash: reauth.CodeHash(code.Code), State: out.State, Problem: out.Problem}
-		err := workflow.ExecuteActivity(recording(ctx, "code "+string(out.State)), acts.SettleCode, in).Get(ctx, nil)
-		return reauth.RedeemResult{Result: out.State}, err
+		err = workflow.ExecuteActivity(recording(ctx, "code "+string(out.State)), acts.SettleCode, in).Get(ctx, nil)
+	} else {
+		result.ConnectionID = out.Minted.ConnectionID
+		err = workflow.ExecuteActivity(handingOver(ctx), acts.HandOver, *out.Minted).Get(ctx, nil)
+		if result.ConnectionID == "" {
+			result.Result = reauth.CodeLost
+			tell("owner", "A code brought a token of which the provider does not say whose it is. The token is kept aside.")
+		}
 	}
-	err = workflow.ExecuteActivity(handingOver(ctx), acts.HandOver, *out.Minted).Get(ctx, nil)
-	return reauth.RedeemResult{ConnectionID: out.Minted.ConnectionID, Result: reauth.CodeMinted}, err
+	for _, mail := range mails {
+		_ = mail.Get(ctx, nil) // a mail that could not be sent is no reason to redeem anew
+	}
+	return result, err
+}
+
+// tellingOfCode tries for a day: no case goes on reminding the operator.
+func tellingOfCode(ctx workflow.Context, problem string) workflow.Context {
+	return workflow.WithScheduleToCloseTimeout(telling(ctx, problem), 24*time.Hour)
 }

@@ -1,6 +1,8 @@
 package workflows
 
 import (
+	"fmt"
+
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/finch-reauth/reauth/activities"
@@ -28,7 +30,9 @@ func (c *reauthCase) awaitCredentials(ctx workflow.Context) {
 func (c *reauthCase) tryAgain(ctx workflow.Context) {
 	c.askAgain = false
 	c.tryAgains++
-	c.notify(ctx, step{key: tryAgainKey(c.tryAgains), at: workflow.Now(ctx), kind: activities.NoticeTryAgain, cause: c.askCause})
+	s := c.askedStep(fmt.Sprintf("try-again-%d", c.tryAgains))
+	s.kind, s.cause = activities.NoticeTryAgain, c.askCause
+	c.notify(ctx, s)
 }
 
 // refresh opens a fresh session in place of one that Connect may regard as

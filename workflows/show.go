@@ -116,6 +116,12 @@ func (c *reauthCase) details() string {
 	if c.status.SnoozedUntil != nil {
 		lines = append(lines, "- Notices are held until "+stamp(*c.status.SnoozedUntil))
 	}
+	if c.status.HeldByStorm {
+		lines = append(lines, "- The first notice is held: so many connections broke together that it may be the provider's fault")
+	}
+	if c.status.NoticesStopped {
+		lines = append(lines, "- Notices were stopped: nobody is written to any more")
+	}
 	if c.status.Generation > 0 {
 		lines = append(lines, fmt.Sprintf("- Token generation %d is stored", c.status.Generation))
 	}
@@ -179,7 +185,7 @@ func (c *reauthCase) nextNotice() string {
 	if len(c.steps) == 0 {
 		return ""
 	}
-	return "Next notice (" + c.steps[0].words() + "), unless the customer comes back"
+	return "Next notice (" + c.steps[0].Words() + "), unless the customer comes back"
 }
 
 func (c *reauthCase) sessionEnd() string {

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"time"
+	"unicode/utf8"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -20,10 +21,12 @@ type signals struct {
 	told      bool // and that is what the next look is about
 	cancel    *reauth.Cancel
 	remindNow bool
-	snoozed   time.Time
-	faults    int
-	recording int // timeline lines under way
-	unopened  bool
+	// contactsChanged: others can be written to than before
+	contactsChanged bool
+	snoozed         time.Time
+	faults          int
+	recording       int // timeline lines under way
+	unopened        bool
 }
 
 // listen takes signals from now on, also while the story waits for an
@@ -33,6 +36,7 @@ func (c *reauthCase) listen(ctx workflow.Context) workflow.Context {
 	for _, name := range []string{
 		reauth.SignalCodeReceived, reauth.SignalTokenMinted, reauth.SignalConnectionRestored,
 		reauth.SignalCancel, reauth.SignalSnooze, reauth.SignalRemindNow,
+		reauth.SignalStopNotices, reauth.SignalContactsChanged, reauth.SignalNoticesReleased,
 	} {
 		c.channels = append(c.channels, workflow.GetSignalChannel(ctx, name))
 	}
@@ -100,6 +104,17 @@ func (c *reauthCase) receiveOne(ctx workflow.Context, channel workflow.ReceiveCh
 	case reauth.SignalRemindNow:
 		channel.ReceiveAsync(nil)
 		c.remindNow = true
+	case reauth.SignalStopNotices:
+		if m, ok := message[reauth.StopNotices](channel); ok {
+			c.stopNotices(ctx, m.Reason)
+		}
+	case reauth.SignalContactsChanged:
+		channel.ReceiveAsync(nil)
+		c.contactsChanged = true
+	case reauth.SignalNoticesReleased:
+		if m, ok := message[reauth.NoticesReleased](channel); ok {
+			c.release(ctx, m)
+		}
 	}
 }
 
@@ -119,7 +134,7 @@ func (c *reauthCase) takeCode(ctx workflow.Context, m reauth.CodeReceived) {
 	if c.knownCodes[hash] {
 		return // a repeat changes nothing
 	}
-	c.knowCode(hash)
+	know(&c.knownCodes, hash)
 	c.codes = append(c.codes, activities.RedeemInput{
 		Case: &c.ref, Code: m.Code, RedirectURI: m.RedirectURI, Embedded: m.Embedded, ReceivedAt: workflow.Now(ctx),
 	})
@@ -132,7 +147,7 @@ func (c *reauthCase) takeToken(ctx workflow.Context, m reauth.TokenMinted) {
 	case len(m.Sealed) == 0 || !reauth.IsHash(m.CodeHash) || !reauth.IsHash(m.Fingerprint):
 		c.fault(ctx, reauth.SignalTokenMinted, "it needs connection_id, code_hash, fingerprint and sealed")
 	default:
-		c.knowCode(m.CodeHash)
+		know(&c.knownCodes, m.CodeHash)
 		c.hold(ctx, m)
 	}
 }
@@ -165,9 +180,13 @@ func remaining(ctx workflow.Context, until time.Time, least time.Duration) time.
 	return max(until.Sub(workflow.Now(ctx)), least)
 }
 
+// clip cuts a text to at most n bytes, between two characters.
 func clip(s string, n int) string {
-	if len(s) > n {
-		return s[:n]
+	if len(s) <= n {
+		return s
 	}
-	return s
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }

@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/workflows"
 )
@@ -131,7 +132,7 @@ func (w *world) when(step string) []time.Duration {
 }
 
 func plan(in reauth.Input) activities.Plan {
-	p := activities.Plan{Minutes: reauth.DefaultSessionMinutes, Reminders: reauth.DefaultReminders(), Application: "default"}
+	p := activities.Plan{Minutes: reauth.DefaultSessionMinutes, Campaign: campaign.FromReminders(reauth.DefaultReminders()), Application: "default"}
 	if in.MinutesToExpire != 0 {
 		p.Minutes = in.MinutesToExpire
 	}
@@ -139,7 +140,7 @@ func plan(in reauth.Input) activities.Plan {
 		p.Renewals = *in.Renewals
 	}
 	if in.Reminders != nil {
-		p.Reminders = in.Reminders
+		p.Campaign = campaign.FromReminders(in.Reminders)
 	}
 	return p
 }
@@ -177,7 +178,7 @@ func (w *world) OpenSession(_ context.Context, in activities.SessionInput) (acti
 }
 
 func (w *world) Notify(_ context.Context, in activities.NoticeInput) (activities.Noticed, error) {
-	n := w.note("notify", string(in.Kind)+" "+in.Step)
+	n := w.note("notify", string(in.Kind)+" "+in.Step.Key)
 	if w.notify != nil {
 		return w.notify(n, in)
 	}

@@ -30,6 +30,8 @@ type serveCommand struct {
 	serviceSettings
 	finchSettings
 	httpSettings
+	campaignSettings
+	webhookSettings
 	logSettings
 }
 
@@ -40,6 +42,10 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		return malformed("REAUTH_KEYSET", err)
 	}
 	options, err := temporalOptions(keys, logger)
+	if err != nil {
+		return err
+	}
+	campaigns, err := c.book()
 	if err != nil {
 		return err
 	}
@@ -66,6 +72,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		}
 	}()
 	config := c.config(keys, temporal, logger)
+	config.Campaigns = campaigns.Names()
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
@@ -73,6 +80,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 				return err
 			}
 			database = opened
+			database.PublishEvents(c.WebhookURL != "")
 		}
 		config.DB = database
 		handler, err := web.New(config)

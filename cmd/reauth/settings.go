@@ -20,6 +20,7 @@ import (
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
+	"github.com/finch-reauth/reauth/worker/clock"
 )
 
 // The settings, grouped by what they are for. Each one is a flag and an
@@ -76,7 +77,6 @@ type mailSettings struct {
 type caseSettings struct {
 	SessionMinutes  string `env:"REAUTH_SESSION_MINUTES" default:"43200" placeholder:"N" help:"Minutes until a Connect session ends."`
 	SessionRenewals string `env:"REAUTH_SESSION_RENEWALS" default:"0" placeholder:"N" help:"How often a case opens a further session."`
-	Reminders       string `env:"REAUTH_REMINDERS" default:"0s,2d,5d,9d,13d,-24h" placeholder:"DURATION,..." help:"When notices go out: after the opening, or before the deadline where negative."`
 }
 
 type webhookSettings struct {
@@ -126,10 +126,15 @@ func rules() map[string]rule {
 		"REAUTH_SESSION_MINUTES":   {fmt.Sprintf("a whole number of minutes from %d to %d", reauth.MinSessionMinutes, reauth.MaxSessionMinutes), "43200", checkNumber(reauth.MinSessionMinutes, reauth.MaxSessionMinutes)},
 		"REAUTH_SESSION_RENEWALS":  {fmt.Sprintf("a whole number from 0 to %d", reauth.MaxRenewals), "2", checkNumber(0, reauth.MaxRenewals)},
 		"REAUTH_REMINDERS":         {"durations with commas between them: after the opening of a case, or before its deadline where negative", "0s,2d,5d,9d,13d,-24h", checkReminders},
+		"REAUTH_CAMPAIGNS":         {"a YAML file with campaigns", "/etc/reauth/campaigns.yaml", checkCampaigns},
+		"REAUTH_TIME_ZONE":         {"an IANA time zone", "America/New_York", checkTimeZone},
+		"REAUTH_STORM":             {"off, or count, share, within, hold and settle", "count=50 share=20% within=5m hold=4h settle=30s", checkStorm},
+		"REAUTH_CHAT":              {"slack://BOT_TOKEN@CHANNEL, or the https URL of an incoming webhook", "slack://xoxb-XXXXXXXXXXXX@C0123456789", checkChat},
 		"REAUTH_WEBHOOK_URL":       {"the absolute http or https URL of an endpoint of your backend", "https://backend.example.com/webhooks/reauth", checkURL},
 		"REAUTH_WEBHOOK_SECRET":    {"a secret of the Standard Webhooks form, whsec_ and then base64 of 24 to 64 bytes", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", checkWebhookSecret},
 		"REAUTH_METRICS_ADDR":      {"an address to listen on, HOST:PORT or :PORT", ":9090", checkAddr},
 		"REAUTH_LOG_LEVEL":         {"debug, info, warn or error", "info", checkLogLevel},
+		"REAUTH_DEV_CLOCK":         {"what `reauth dev --speed` sets, a speed and an epoch", "4000@2026-11-21T02:00:00Z", checkDevClock},
 
 		"TEMPORAL_ADDRESS":                       {"the address of a Temporal server, HOST:PORT", "localhost:7233", checkHostPort},
 		"TEMPORAL_NAMESPACE":                     {"a Temporal namespace", "default", checkPrintable},
@@ -296,6 +301,11 @@ func checkLogLevel(value string) error {
 	return nil
 }
 
+func checkDevClock(value string) error {
+	_, err := clock.Parse(value)
+	return err
+}
+
 func checkEmail(value string) error {
 	a, err := mail.ParseAddress(value)
 	if err != nil || a.Address != value {
@@ -395,11 +405,6 @@ func checkNumber(low, high int) func(string) error {
 		}
 		return nil
 	}
-}
-
-func checkReminders(value string) error {
-	_, err := reauth.ParseReminders(list(value))
-	return err
 }
 
 func checkBool(value string) error {

@@ -46,10 +46,15 @@ func complete(t *testing.T) map[string]string {
 		"REAUTH_SESSION_MINUTES":   "1440",
 		"REAUTH_SESSION_RENEWALS":  "2",
 		"REAUTH_REMINDERS":         "0s,48h,9d,-24h",
+		"REAUTH_CAMPAIGNS":         campaignFile(t, "campaigns: {default: {steps: [{after: 0s}]}}"),
+		"REAUTH_TIME_ZONE":         "America/New_York",
+		"REAUTH_STORM":             "count=20 share=12.5% within=10m hold=2h settle=0s",
+		"REAUTH_CHAT":              "slack://xoxb-0123456789-hunter2@C0123456789",
 		"REAUTH_WEBHOOK_URL":       "https://backend.example.com/hooks?tenant=1",
 		"REAUTH_WEBHOOK_SECRET":    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 		"REAUTH_METRICS_ADDR":      "127.0.0.1:9090",
 		"REAUTH_LOG_LEVEL":         "debug",
+		"REAUTH_DEV_CLOCK":         "2@2026-11-21T02:00:00Z",
 
 		"TEMPORAL_ADDRESS":                       "temporal.example.com:7233",
 		"TEMPORAL_NAMESPACE":                     "reauth.abc12",
@@ -118,7 +123,7 @@ func TestEverySettingHasARule(t *testing.T) {
 	for name, rule := range rules() {
 		require.Contains(t, given, name)
 		require.NotEmpty(t, rule.wants, name)
-		if name != "REAUTH_KEYSET" { // its example is a file that is not here
+		if name != "REAUTH_KEYSET" && name != "REAUTH_CAMPAIGNS" { // its example is a file that is not here
 			require.NoError(t, rule.check(rule.example), "the example of %s", name)
 		}
 		if !strings.HasPrefix(name, "TEMPORAL_") {
@@ -161,10 +166,15 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 		"REAUTH_SESSION_MINUTES":   {"hunter2", "0", "129601", "30m", "-5"},
 		"REAUTH_SESSION_RENEWALS":  {"hunter2", "-1", "25"},
 		"REAUTH_REMINDERS":         {"hunter2", "0s,soon", "9days"},
+		"REAUTH_CAMPAIGNS":         {"/nonexistent/campaigns.yaml", campaignFile(t, "campaigns: {default: {steps: [{after: soon}]}}")},
+		"REAUTH_TIME_ZONE":         {"hunter2", "Local", "GMT+25"},
+		"REAUTH_STORM":             {"hunter2", "count=20", "count=1 share=20% within=5m hold=4h settle=30s", "count=50 share=0.2 within=5m hold=4h settle=30s", "count=50 share=20% within=5m hold=4h hunter2=30s", "count=50 count=50 share=20% within=5m hold=4h settle=30s"},
+		"REAUTH_CHAT":              {"hunter2", "http://hunter2.example.com/hook", "slack://hunter2"},
 		"REAUTH_WEBHOOK_URL":       {"hunter2", "ftp://hunter2.example.com/"},
 		"REAUTH_WEBHOOK_SECRET":    {"hunter2", "whsec_hunter2", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
 		"REAUTH_METRICS_ADDR":      {"hunter2", "9090"},
 		"REAUTH_LOG_LEVEL":         {"hunter2", "loud"},
+		"REAUTH_DEV_CLOCK":         {"hunter2", "1@2026-11-21T02:00:00Z", "4000@hunter2", "4000"},
 
 		"TEMPORAL_ADDRESS":                       {"hunter2", "https://temporal.example.com:hunter2", ":7233", "temporal.example.com:0"},
 		"TEMPORAL_NAMESPACE":                     {"hunter2 x"},
@@ -185,7 +195,28 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 			})
 		}
 	}
-	require.Len(t, rules(), 32, "every setting is tried above")
+	require.Len(t, rules(), 37, "every setting is tried above")
+}
+
+func TestCampaignsAndRemindersDoNotGoTogether(t *testing.T) {
+	settle(t, complete(t))
+	require.Contains(t, stops(t, "worker"), "REAUTH_REMINDERS is set beside REAUTH_CAMPAIGNS")
+}
+
+func TestAHeadlessCampaignNeedsAWebhook(t *testing.T) {
+	settings := with(complete(t), "REAUTH_CAMPAIGNS", campaignFile(t, "campaigns: {quiet: {channel: webhook, steps: [{after: 0s}]}}"))
+	delete(settings, "REAUTH_REMINDERS")
+	delete(settings, "REAUTH_WEBHOOK_URL")
+	settle(t, settings)
+	require.Contains(t, stops(t, "worker"), "REAUTH_WEBHOOK_URL is missing, which the channel webhook of the campaign quiet needs")
+}
+
+// campaignFile writes a file of campaigns.
+func campaignFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "campaigns.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
 }
 
 func TestAMissingSettingStopsTheProgram(t *testing.T) {
@@ -278,6 +309,11 @@ func TestWrongCommandLines(t *testing.T) {
 		"status a/b":                "connection_id must be",
 		"dev --ports random":        "`reauth dev --help` tells more",
 		"dev --api-port x":          "`reauth dev --help` tells more",
+		"dev --speed fast":          "`reauth dev --help` tells more",
+		"dev --speed 2.5":           "`reauth dev --help` tells more",
+		"dev --speed 0":             "--speed: a speed must be from 2 to 10000",
+		"dev --speed=-5":            "--speed: a speed must be from 2 to 10000",
+		"dev --speed 10001":         "--speed: a speed must be from 2 to 10000",
 	} {
 		require.Contains(t, stops(t, strings.Fields(line)...), says, line)
 	}

@@ -21,10 +21,12 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
+	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/worker"
+	"github.com/finch-reauth/reauth/worker/clock"
 )
 
 const restartAfter = 5 * time.Second
@@ -37,10 +39,14 @@ type workerCommand struct {
 	finchClientSettings
 	mailSettings
 	caseSettings
+	campaignSettings
+	stormSettings
+	chatSettings
 	webhookSettings
 	metricsSettings
 	logSettings
 	TemporalUIURL string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
+	DevClock      string `env:"REAUTH_DEV_CLOCK" hidden:"" help:"The clock that 'reauth dev --speed' makes cases live by."`
 }
 
 func (c *workerCommand) Run(ctx context.Context, s streams) error {
@@ -60,6 +66,13 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	campaigns, err := c.book()
+	if err != nil {
+		return err
+	}
+	if name := headless(campaigns); name != "" && c.WebhookURL == "" {
+		return settingError{"REAUTH_WEBHOOK_URL", "is missing, which the channel webhook of the campaign " + name + " needs", rules()["REAUTH_WEBHOOK_URL"].wants, rules()["REAUTH_WEBHOOK_URL"].example}
+	}
 	if c.MetricsAddr != "" {
 		stop, err := c.serveMetrics(&options, logger)
 		if err != nil {
@@ -77,6 +90,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 		return stopped(ctx, err)
 	}
 	defer database.Close()
+	database.PublishEvents(c.WebhookURL != "")
 
 	var temporal client.Client
 	err = patiently(ctx, logger, "Temporal", func(attempt context.Context) error {
@@ -95,11 +109,23 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 
 	config := worker.Config{
 		Temporal:      temporal,
-		Activities:    c.activities(database, keys, mail, temporal, logger),
+		Activities:    c.activities(database, keys, mail, campaigns, temporal, logger),
+		DB:            database,
 		TaskQueue:     c.TaskQueue,
 		WebhookURL:    c.WebhookURL,
 		WebhookSecret: c.WebhookSecret,
+		Chat:          c.Chat,
+		TemporalUIURL: c.TemporalUIURL,
+		Namespace:     options.Namespace,
 		Logger:        logger,
+	}
+	if c.DevClock != "" {
+		fast, _ := clock.Parse(c.DevClock) // checked before
+		config.Clock = &fast
+		config.DB = database.WithClock(fast.Now)
+		config.Activities.Now, config.Activities.Hasten, config.Activities.DB = fast.Now, fast.At, config.DB
+		logger.Warn("time passes faster for cases than in the world; this is for a developer's machine and nothing else",
+			"speed", fast.Speed, "epoch", fast.Epoch, "now", fast.Now())
 	}
 	for {
 		err := worker.Run(ctx, config)
@@ -126,9 +152,11 @@ func stopped(ctx context.Context, err error) error {
 
 // activities wires what a case does to the world. Everything in it was checked
 // before.
-func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *notify.SMTP, temporal client.Client, logger *slog.Logger) *activities.Activities {
+func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, temporal client.Client, logger *slog.Logger) *activities.Activities {
 	minutes, _ := strconv.Atoi(c.SessionMinutes)
 	renewals, _ := strconv.Atoi(c.SessionRenewals)
+	storm, settles, _ := parseStorm(c.Storm)
+	cases := starter.New(temporal, starter.WithTaskQueue(c.TaskQueue))
 	return &activities.Activities{
 		DB:   database,
 		Keys: keys,
@@ -137,8 +165,10 @@ func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *no
 				BaseURL: c.FinchBaseURL, ClientID: c.FinchClientID, ClientSecret: c.FinchClientSecret,
 			})},
 		},
-		Mail: mail,
-		Hand: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
+		Mail:   mail,
+		Hand:   cases,
+		Cases:  cases,
+		Storms: cases,
 		Settings: activities.Settings{
 			PublicURL:       c.PublicURL,
 			MailFrom:        c.MailFrom,
@@ -147,7 +177,10 @@ func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *no
 			OperatorEmail:   c.OperatorEmail,
 			SessionMinutes:  minutes,
 			SessionRenewals: renewals,
-			Reminders:       list(c.Reminders),
+			Campaigns:       campaigns,
+			Storm:           storm,
+			StormSettles:    settles,
+			Chat:            c.Chat != "",
 			TemporalUIURL:   c.TemporalUIURL,
 			Webhooks:        c.WebhookURL != "",
 		},

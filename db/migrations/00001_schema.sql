@@ -9,8 +9,9 @@ CREATE TABLE connections (
     provider          text NOT NULL CONSTRAINT connections_provider_set CHECK (provider <> ''),
     application       text NOT NULL CONSTRAINT connections_application_set CHECK (application <> ''),
     customer_id       text NOT NULL DEFAULT '',
-    system          text NOT NULL DEFAULT '',
+    system            text NOT NULL DEFAULT '',
     customer_name     text NOT NULL DEFAULT '',
+    campaign          text NOT NULL DEFAULT '',
     products          text[] NOT NULL DEFAULT '{}',
     status            text NOT NULL
         CONSTRAINT connections_status_known CHECK (status IN ('connected', 'stale', 'disconnected', 'removed')),
@@ -24,6 +25,7 @@ CREATE TABLE connections (
     CONSTRAINT connections_removed_holds_no_token CHECK (status <> 'removed' OR generation IS NULL)
 );
 CREATE INDEX connections_by_status ON connections (status, connection_id);
+CREATE INDEX connections_by_system ON connections (provider, system) WHERE status <> 'removed';
 
 -- The people at the customer. The only table that holds e-mail addresses.
 CREATE TABLE contacts (
@@ -36,6 +38,7 @@ CREATE TABLE contacts (
     role          text NOT NULL,
     locale        text NOT NULL,
     time_zone     text NOT NULL,
+    declined_at   timestamptz, -- said that they are not the right person for this connection
     removed_at    timestamptz,
     UNIQUE (contact_id, connection_id),
     CONSTRAINT contacts_removed_is_blank CHECK (
@@ -43,6 +46,33 @@ CREATE TABLE contacts (
              ELSE email = '' AND email_key = '' AND name = '' END)
 );
 CREATE UNIQUE INDEX contacts_one_per_address ON contacts (connection_id, email_key) WHERE removed_at IS NULL;
+CREATE INDEX contacts_by_address ON contacts (email_key) WHERE removed_at IS NULL;
+
+-- Addresses that nobody is to write to, whoever's contacts they are. Only a
+-- hash of each is here, so that it outlives the contact.
+CREATE TABLE unreachable (
+    address_hash bytea PRIMARY KEY CONSTRAINT unreachable_hash_length CHECK (octet_length(address_hash) = 32),
+    kind         text NOT NULL CONSTRAINT unreachable_kind_known CHECK (kind IN ('bounce', 'complaint', 'opt_out')),
+    detail       text NOT NULL DEFAULT '',
+    at           timestamptz NOT NULL
+);
+
+-- Times at which so many connections of one provider broke together that it
+-- is the provider, not the customers. An empty system means all of them.
+CREATE TABLE storms (
+    storm_id      text PRIMARY KEY CONSTRAINT storms_id_set CHECK (storm_id <> ''),
+    provider      text NOT NULL CONSTRAINT storms_provider_set CHECK (provider <> ''),
+    system        text NOT NULL DEFAULT '',
+    broken        integer NOT NULL CONSTRAINT storms_broken_count CHECK (broken >= 1),
+    connections   integer NOT NULL CONSTRAINT storms_connections_count CHECK (connections >= broken),
+    began_at      timestamptz NOT NULL,
+    ends_at       timestamptz NOT NULL, -- when it is over at the latest
+    ended_at      timestamptz,
+    ended_how     text NOT NULL DEFAULT '',
+    CONSTRAINT storms_ended_how_iff_ended CHECK ((ended_at IS NULL) = (ended_how = ''))
+);
+CREATE UNIQUE INDEX storms_one_at_a_time ON storms (provider, system) WHERE ended_at IS NULL;
+CREATE INDEX storms_newest ON storms (provider, system, began_at DESC);
 
 -- One incident each.
 CREATE TABLE cases (
@@ -64,7 +94,12 @@ CREATE TABLE cases (
     session_ordinal    integer NOT NULL DEFAULT 0 CONSTRAINT cases_ordinal_counts CHECK (session_ordinal >= 0),
     session_expires_at timestamptz,
     deadline_at        timestamptz,
+    campaign           text NOT NULL DEFAULT '',
     next_notice_at     timestamptz,
+    next_step          text NOT NULL DEFAULT '',
+    next_audience      text NOT NULL DEFAULT '',
+    next_channel       text NOT NULL DEFAULT '',
+    storm_id           text REFERENCES storms, -- that holds, or held, the first notice
     notices_sent       integer NOT NULL DEFAULT 0 CONSTRAINT cases_notices_count CHECK (notices_sent >= 0),
     last_click_at      timestamptz,
     restored_due_at    timestamptz, -- when to tell the case that the provider called it connected
@@ -80,6 +115,8 @@ CREATE TABLE cases (
 CREATE UNIQUE INDEX cases_one_open_per_connection ON cases (connection_id) WHERE outcome IS NULL;
 CREATE INDEX cases_newest_of_connection ON cases (connection_id, opened_at DESC, case_id DESC);
 CREATE INDEX cases_newest ON cases (opened_at DESC, case_id DESC);
+CREATE INDEX cases_closed ON cases (closed_at) WHERE outcome IS NOT NULL;
+CREATE INDEX cases_held ON cases (storm_id, case_id) WHERE storm_id IS NOT NULL;
 CREATE INDEX cases_restored_due ON cases (restored_due_at) WHERE outcome IS NULL AND restored_due_at IS NOT NULL;
 
 -- The tokens that were adopted, sealed. A token belongs to one connection for
@@ -128,8 +165,9 @@ CREATE TABLE notices (
     session_ordinal integer NOT NULL CONSTRAINT notices_ordinal_counts CHECK (session_ordinal >= 0),
     recipient       text NOT NULL,
     contact_id      text GENERATED ALWAYS AS (NULLIF(recipient, 'operator')) STORED,
-    channel         text NOT NULL CONSTRAINT notices_channel_known CHECK (channel IN ('mail')),
+    channel         text NOT NULL CONSTRAINT notices_channel_known CHECK (channel IN ('mail', 'webhook', 'chat')),
     message_id      text NOT NULL DEFAULT '',
+    lead_id         bigint REFERENCES notices, -- the notice in whose mail this one went along
     fixed           boolean NOT NULL DEFAULT false,
     state           text NOT NULL
         CONSTRAINT notices_state_known CHECK (state IN ('sending', 'sent', 'deferred', 'refused', 'unknown')),
@@ -142,6 +180,8 @@ CREATE TABLE notices (
     FOREIGN KEY (contact_id, connection_id) REFERENCES contacts (contact_id, connection_id),
     CONSTRAINT notices_sending_iff_not_ended CHECK ((state = 'sending') = (ended_at IS NULL))
 );
+CREATE INDEX notices_of_lead ON notices (lead_id) WHERE lead_id IS NOT NULL;
+CREATE INDEX notices_to_contact ON notices (contact_id, begun_at);
 CREATE UNIQUE INDEX notices_fixed_once ON notices (case_id, recipient, channel) WHERE fixed;
 
 -- What happened, in order: the timeline of a case.
@@ -157,6 +197,17 @@ CREATE TABLE case_events (
 -- A retried activity tells the same thing once.
 CREATE UNIQUE INDEX case_events_once ON case_events (case_id, at, kind, md5(detail));
 CREATE INDEX case_events_of_connection ON case_events (connection_id, event_id);
+
+-- The one message that the operators' chat has about a case. told counts the
+-- events of the timeline that it tells of.
+CREATE TABLE chats (
+    case_id    text PRIMARY KEY REFERENCES cases,
+    ref        text NOT NULL DEFAULT '', -- where it stands in the chat; empty before it does
+    told       bigint NOT NULL DEFAULT 0 CONSTRAINT chats_told_counts CHECK (told >= 0),
+    attempts   integer NOT NULL DEFAULT 0,
+    due_at     timestamptz NOT NULL,
+    last_error text NOT NULL DEFAULT ''
+);
 
 -- The durable links that go into messages. The secret itself is never here.
 CREATE TABLE links (
@@ -254,25 +305,32 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX api_keys_one_live_per_name ON api_keys (name) WHERE revoked_at IS NULL;
 
 -- Webhooks on their way to the backend. payload keeps its exact text, since
--- its signature covers the bytes.
+-- its signature covers the bytes. recipients are contacts, whose addresses are
+-- added when the webhook leaves. Of the events of a case that wait, the earliest
+-- alone has its turn: due_at says when; the others have none until it has ended.
 CREATE TABLE outbox (
     event_id      text PRIMARY KEY CONSTRAINT outbox_id_set CHECK (event_id <> ''),
-    seq           bigint GENERATED ALWAYS AS IDENTITY,
+    seq           bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     type          text NOT NULL CONSTRAINT outbox_type_set CHECK (type <> ''),
     payload       json NOT NULL,
     connection_id text REFERENCES connections,
     case_id       text,
+    recipients    text[] NOT NULL DEFAULT '{}' CONSTRAINT outbox_recipients_form CHECK (recipients::text !~ '@'),
     attempts      integer NOT NULL DEFAULT 0,
     created_at    timestamptz NOT NULL,
-    due_at        timestamptz NOT NULL,
+    replayed_at   timestamptz,
+    due_at        timestamptz,
     delivered_at  timestamptz,
     abandoned_at  timestamptz,
     last_error    text NOT NULL DEFAULT '',
     FOREIGN KEY (case_id, connection_id) REFERENCES cases (case_id, connection_id),
     CONSTRAINT outbox_case_has_connection CHECK (case_id IS NULL OR connection_id IS NOT NULL),
+    CONSTRAINT outbox_only_cases_wait_in_line CHECK (due_at IS NOT NULL OR case_id IS NOT NULL),
     CONSTRAINT outbox_one_end CHECK (delivered_at IS NULL OR abandoned_at IS NULL)
 );
-CREATE INDEX outbox_due ON outbox (due_at, seq) WHERE delivered_at IS NULL AND abandoned_at IS NULL;
+CREATE INDEX outbox_due ON outbox (due_at, seq) WHERE due_at IS NOT NULL AND delivered_at IS NULL AND abandoned_at IS NULL;
+CREATE UNIQUE INDEX outbox_one_turn_per_case ON outbox (case_id) WHERE due_at IS NOT NULL AND delivered_at IS NULL AND abandoned_at IS NULL;
+CREATE INDEX outbox_of_case ON outbox (case_id, seq);
 
 -- Provider events that were seen, so that a repeated one changes nothing.
 CREATE TABLE webhooks (
