@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"html"
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
@@ -214,7 +212,6 @@ func (a *Activities) TellOfStorm(ctx context.Context, in StormNews) (StormTold, 
 	if err != nil {
 		return StormTold{}, fmt.Errorf("compose the operator's mail: %w", err)
 	}
-	message = headed(message, in.Storm)
 	beat := startPulse(ctx, sending)
 	defer beat.end()
 	delivery, err := a.Mail.Send(ctx, message)
@@ -237,6 +234,7 @@ func (a *Activities) stormNotice(ctx context.Context, in StormNews) notify.Notic
 	}
 	n := notify.Notice{
 		Kind:         notify.KindOperator,
+		Heading:      fmt.Sprintf("%d of %d connections of %s broke together", storm.Broken, storm.Connections, storm.Of()),
 		Recipient:    notify.Recipient{Email: a.Settings.OperatorEmail},
 		ProductName:  a.Settings.ProductName,
 		ProviderName: storm.Of(),
@@ -280,17 +278,6 @@ func heading(s reauth.Storm) string {
 		return "First notices are held no longer"
 	}
 	return "Many connections broke together"
-}
-
-// headed gives an operator's mail the words of a storm, where it has those of
-// one connection. The subject stays the same to the end of the conversation.
-func headed(m notify.Mail, s reauth.Storm) notify.Mail {
-	const was = "A connection needs an operator"
-	of := strings.Join(strings.FieldsFunc(s.Of(), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
-	m.Subject = strings.Replace(m.Subject, was, fmt.Sprintf("%d of %d connections of %s broke together", s.Broken, s.Connections, of), 1)
-	m.Text = strings.Replace(m.Text, was, heading(s), 1)
-	m.HTML = strings.ReplaceAll(m.HTML, was, html.EscapeString(heading(s)))
-	return m
 }
 
 // stormLinks leads an operator to the storm in Temporal's web UI.

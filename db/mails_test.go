@@ -292,18 +292,22 @@ func TestDigestTakesAlong(t *testing.T) {
 		change func(id string)
 		goes   bool
 	}{
-		"due-in-an-hour":     {goes: true},
-		"due-today":          {change: moment(midnight.Add(-time.Microsecond)), goes: true},
-		"overdue":            {change: moment(t0.Add(-time.Hour)), goes: true},
-		"due-tomorrow":       {change: moment(midnight)},
-		"nothing-due":        {change: func(id string) { require.NoError(t, s.SetSchedule(s.ctx, "k-"+id, db.Schedule{})) }},
-		"webhook":            {change: func(id string) { s.due(t, id, db.Schedule{Channel: db.ChannelWebhook}) }},
-		"for-the-company":    {change: func(id string) { s.due(t, id, db.Schedule{Audience: "company"}) }},
-		"verifying":          {change: set("phase", "verifying")},
-		"blocked":            {change: set("phase", "blocked")},
-		"confirming":         {change: set("phase", "confirming")},
-		"held-by-a-storm":    {change: storm(false)},
-		"a-storm-is-over":    {change: storm(true), goes: true},
+		"due-in-an-hour":    {goes: true},
+		"due-today":         {change: moment(midnight.Add(-time.Microsecond)), goes: true},
+		"overdue":           {change: moment(t0.Add(-time.Hour)), goes: true},
+		"due-tomorrow":      {change: moment(midnight)},
+		"nothing-due":       {change: func(id string) { require.NoError(t, s.SetSchedule(s.ctx, "k-"+id, db.Schedule{})) }},
+		"webhook":           {change: func(id string) { s.due(t, id, db.Schedule{Channel: db.ChannelWebhook}) }},
+		"for-the-company":   {change: func(id string) { s.due(t, id, db.Schedule{Audience: "company"}) }},
+		"verifying":         {change: set("phase", "verifying")},
+		"blocked":           {change: set("phase", "blocked")},
+		"confirming":        {change: set("phase", "confirming")},
+		"held-by-a-storm":   {change: storm(false)},
+		"let-go-by-a-storm": {change: storm(true)}, // it looks at its connection first, in its own turn
+		"long-after-a-storm": {change: func(id string) {
+			storm(true)(id)
+			s.due(t, id, db.Schedule{NoticesSent: 1})
+		}, goes: true},
 		"closed":             {change: func(id string) { s.end(t, "k-"+id, reauth.OutcomeHealed, t0) }},
 		"other-capitals":     {change: func(id string) { s.connect(t, id, "Ada@EXAMPLE.com") }, goes: true},
 		"somebody-elses":     {change: func(id string) { s.connect(t, id, "bob@example.com") }},

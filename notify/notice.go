@@ -106,6 +106,9 @@ type Notice struct {
 
 	// Cause says more about KindTryAgain.
 	Cause Cause
+	// Heading is what a mail to an operator is about (KindOperator), where that
+	// is not one connection.
+	Heading string
 	// What an operator is told (KindOperator): what is wrong, what would help,
 	// where to look, and which connection and case it is.
 	Problem, Advice      string

@@ -225,6 +225,9 @@ func (w words) operator(n Notice, c clock) (words, error) {
 	w.Tone = toneLate
 	w.Preheader = problem
 	w.Heading = "A connection needs an operator"
+	if heading := line(n.Heading, 130); heading != "" {
+		w.Heading, w.Subject = heading, "["+w.Product+"] "+heading
+	}
 	w.Lead = []string{problem}
 	if advice != "" {
 		w.Lead = append(w.Lead, advice)

@@ -393,6 +393,7 @@ func TestStartOrderDoesNotMatter(t *testing.T) {
 	require.NoError(t, database.EnsureDatabase(t.Context(), "reauth"))
 	temporalServer := temporal.Server{Port: freePort(t), Headless: true}
 	settings := complete(t)
+	delete(settings, "REAUTH_REMINDERS") // which does not go together with campaigns
 	settings["DATABASE_URL"] = database.URL("reauth")
 	settings["TEMPORAL_ADDRESS"] = temporalServer.Address()
 	settings["TEMPORAL_NAMESPACE"] = temporal.Namespace
