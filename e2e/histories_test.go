@@ -258,7 +258,9 @@ func TestRecordHistories(t *testing.T) {
 // quietCampaign has a campaign that can write to nobody for the next two minutes.
 func quietCampaign(t *testing.T) *campaign.Book {
 	t.Helper()
-	now := time.Now().UTC()
+	zone, err := time.LoadLocation("America/New_York") // the contact's
+	require.NoError(t, err)
+	now := time.Now().In(zone)
 	book, err := campaign.Parse("campaigns.yaml", fmt.Appendf(nil, `
 campaigns:
   quiet:
