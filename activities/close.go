@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -197,13 +198,25 @@ func (a *Activities) tellOperator(ctx context.Context, c Case, step, problem str
 	if err != nil {
 		return "", err
 	}
-	delivery, err := a.deliver(ctx, db.Notice{
-		CaseID: c.CaseID, Step: step, Recipient: db.RecipientOperator, Channel: db.ChannelMail, Operator: true,
-	}, a.operatorNotice(ctx, c, connection, step, problem))
-	if err != nil || delivery == notify.Deferred || delivery == "" {
-		return delivery, err
+	row := db.Notice{CaseID: c.CaseID, Step: step, Recipient: db.RecipientOperator, Channel: db.ChannelMail, Operator: true}
+	// First of all on record: the timeline must say it even while no mail server
+	// takes the mail.
+	if recorded, err := a.inLedger(ctx, row); err != nil {
+		return "", err
+	} else if !recorded {
+		if err := a.needOperator(ctx, c, problem); err != nil {
+			return "", err
+		}
 	}
-	return delivery, a.needOperator(ctx, c, problem)
+	return a.deliver(ctx, row, a.operatorNotice(ctx, c, connection, step, problem))
+}
+
+// inLedger reports whether the ledger has a notice already, whatever became of it.
+func (a *Activities) inLedger(ctx context.Context, n db.Notice) (bool, error) {
+	rows, err := a.DB.NoticesOf(ctx, n.CaseID)
+	return slices.ContainsFunc(rows, func(row db.NoticeRow) bool {
+		return row.Step == n.Step && row.Recipient == n.Recipient && row.Channel == n.Channel
+	}), err
 }
 
 // caseLinks leads an operator to the case in Temporal's web UI.

@@ -72,7 +72,12 @@ func (s mails) writeToCustomer(ctx context.Context, p campaign.Person) (_ notify
 	case !permit.Granted:
 		return "", false, nil
 	}
-	mail, err := s.withOthers(ctx, notice, permit.Along)
+	along, err := s.stillLost(ctx, permit.Along)
+	if err != nil {
+		_ = s.end(ctx, permit.ID, notify.Deferred, "the other connections could not be looked at")
+		return "", false, err
+	}
+	mail, err := s.withOthers(ctx, notice, along)
 	if err != nil {
 		_ = s.end(ctx, permit.ID, notify.Deferred, "it could not be composed")
 		return "", false, err
@@ -150,6 +155,41 @@ func (s mails) letter(ctx context.Context, to db.Recipient) (notify.Notice, erro
 	}, nil
 }
 
+// stillLost looks at the connections that are to go along in a mail, as they
+// would be before a mail of their own, and leaves those behind that have access
+// back, that a storm holds, or of which nobody knows.
+func (s mails) stillLost(ctx context.Context, along []db.Along) (lost []db.Along, err error) {
+	for _, other := range along {
+		stays, err := s.stays(ctx, other)
+		if err != nil {
+			return nil, err
+		}
+		if stays {
+			err = s.DB.LeaveBehind(ctx, other.NoticeID)
+		} else {
+			lost = append(lost, other)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return lost, nil
+}
+
+func (s mails) stays(ctx context.Context, other db.Along) (bool, error) {
+	if other.NoticesSent == 0 {
+		if _, held, err := s.DB.Brake(ctx, other.CaseID, s.Settings.Storm, s.Now()); err != nil || held {
+			return true, err
+		}
+	}
+	connection, err := s.DB.Connection(ctx, other.ConnectionID)
+	if err != nil {
+		return true, err
+	}
+	looked, err := s.look(ctx, Case{CaseID: other.CaseID, ConnectionID: other.ConnectionID}, connection, false)
+	return err != nil || looked.Restored || looked.Gone, nil
+}
+
 // withOthers composes the mail with what goes along in it.
 func (s mails) withOthers(ctx context.Context, notice notify.Notice, along []db.Along) (notify.Mail, error) {
 	for _, other := range along {
@@ -165,6 +205,9 @@ func (s mails) withOthers(ctx context.Context, notice notify.Notice, along []db.
 			CustomerName: connection.CustomerName, ProviderName: connection.System, LinkURL: link,
 			OpenedAt: other.OpenedAt, DeadlineAt: deref(other.DeadlineAt),
 		})
+	}
+	if len(along) > 0 {
+		notice.StopURL += "?" + notify.StopAll
 	}
 	mail, err := notify.Compose(notice)
 	mail.Date = s.now

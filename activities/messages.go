@@ -154,6 +154,8 @@ type NoticeInput struct {
 	// LookedAt is when the connection was last seen stale: a look younger than
 	// a minute is not repeated.
 	LookedAt time.Time `json:"looked_at"`
+	// Unheard: the step before had a problem, which is over once this one is sent.
+	Unheard bool `json:"unheard,omitempty"`
 	// Next is the step after this one, NoticesSent what the steps before have sent.
 	Next        *campaign.Date `json:"next,omitempty"`
 	NoticesSent int            `json:"notices_sent"`

@@ -2,6 +2,8 @@ package activities
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -173,7 +175,7 @@ func (s *mailing) sendRound(ctx context.Context) (bounced bool, err error) {
 		return false, s.tellCompany(ctx)
 	case s.nobody:
 		s.problem = "Nobody at the customer can be written to: " + s.whyNobody() + "."
-		return false, s.reachOperator(ctx, s.in.Case, "no-recipient-"+s.in.Step.Key, s.problem)
+		return false, s.reachOperator(ctx, s.in.Case, noRecipient(s.problem), s.problem)
 	}
 	var now []campaign.Person
 	for _, p := range s.chosen {
@@ -188,6 +190,13 @@ func (s *mailing) sendRound(ctx context.Context) (bounced bool, err error) {
 		}
 	}
 	return s.channel().tell(ctx, now)
+}
+
+// noRecipient names the operator's mail that nobody can be written to, which is
+// sent once as long as the reasons stay the same.
+func noRecipient(problem string) string {
+	sum := sha256.Sum256([]byte(problem))
+	return "no-recipient-" + hex.EncodeToString(sum[:4])
 }
 
 // postpone remembers the first moment at which somebody else can be told.
@@ -232,7 +241,7 @@ func (s *mailing) answer(ctx context.Context) (Noticed, error) {
 	out := Noticed{Problem: s.problem}
 	var refused int
 	for _, row := range rows {
-		if row.Step != s.in.Step.Key || row.SessionOrdinal != s.in.SessionOrdinal || row.Recipient == db.RecipientOperator {
+		if row.Step != s.in.Step.Key || row.Recipient == db.RecipientOperator {
 			continue
 		}
 		switch row.State {
@@ -266,7 +275,11 @@ func (a *Activities) schedule(ctx context.Context, in NoticeInput, out Noticed) 
 	if out.Later != nil && (next == nil || out.Later.Before(next.At)) {
 		next = &campaign.Date{Step: in.Step, At: *out.Later}
 	}
-	return a.DB.SetSchedule(ctx, in.Case.CaseID, scheduleOf(next, in.NoticesSent+out.Sent))
+	schedule := scheduleOf(next, in.NoticesSent+out.Sent)
+	if out.Problem != "" || in.Unheard && out.Sent > 0 {
+		schedule.Problem = &out.Problem
+	}
+	return a.DB.SetSchedule(ctx, in.Case.CaseID, schedule)
 }
 
 func scheduleOf(next *campaign.Date, sent int) db.Schedule {

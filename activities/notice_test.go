@@ -85,7 +85,6 @@ func TestNotifyWritesToEverybodyOnce(t *testing.T) {
 		ordinal   int
 	}{
 		{"after-2d", "still disconnected", activities.NoticeReminder, 1},
-		{"after-2d", "still disconnected", activities.NoticeReminder, 2}, // of the next session
 		{"before-1d", "Last reminder", activities.NoticeLastCall, 2},
 		{"try-again-1", "sign in once more", activities.NoticeTryAgain, 2},
 	} {

@@ -34,6 +34,7 @@ type Store interface {
 	// The send ledger.
 	BeginNotice(ctx context.Context, n db.Notice) (id int64, permit bool, state db.NoticeState, err error)
 	BeginMail(ctx context.Context, m db.Mail) (db.Permit, error)
+	LeaveBehind(ctx context.Context, noticeID int64) error
 	HandToBackend(ctx context.Context, n db.Notice, contacts []string, event db.OutboxEvent, at time.Time) (given int, err error)
 	EndNotice(ctx context.Context, id int64, state db.NoticeState, detail string) error
 	NoticesOf(ctx context.Context, caseID string) ([]db.NoticeRow, error)

@@ -281,14 +281,25 @@ type Schedule struct {
 	Audience, Channel string
 	// NoticesSent is how many notices the case has sent so far.
 	NoticesSent int
+	// Problem, if set, is the case's last error from now on; an empty one clears it.
+	Problem *string
+}
+
+// problem is Problem as it is stored.
+func (s Schedule) problem() *string {
+	if s.Problem == nil {
+		return nil
+	}
+	text := plain(*s.Problem)
+	return &text
 }
 
 // SetSchedule says what an open case will send next. A closed case stays as it
 // is. ErrNotFound when there is no such case.
 func (d *DB) SetSchedule(ctx context.Context, caseID string, s Schedule) error {
 	return d.updateCase(ctx, "set a case's schedule", caseID, `
-UPDATE cases SET next_notice_at = $2, next_step = $3, next_audience = $4, next_channel = $5, notices_sent = $6
- WHERE case_id = $1 AND outcome IS NULL`, s.At, s.Step, s.Audience, s.Channel, s.NoticesSent)
+UPDATE cases SET next_notice_at = $2, next_step = $3, next_audience = $4, next_channel = $5, notices_sent = $6, last_error = coalesce($7, last_error)
+ WHERE case_id = $1 AND outcome IS NULL`, s.At, s.Step, s.Audience, s.Channel, s.NoticesSent, s.problem())
 }
 
 // SetCampaign says which campaign a case follows. ErrNotFound when there is no

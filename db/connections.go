@@ -33,7 +33,7 @@ type connectionRow struct {
 const selectConnections = `
 SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_name, c.system, c.campaign, c.products, c.status,
        coalesce(c.generation, 0) AS generation, c.created_at, c.updated_at,
-       (SELECT coalesce(json_agg(json_build_object('email', p.email, 'name', p.name, 'role', p.role,
+       (SELECT coalesce(json_agg(json_build_object('contact_id', p.contact_id, 'email', p.email, 'name', p.name, 'role', p.role,
                                                    'locale', p.locale, 'time_zone', p.time_zone,
                                                    'unreachable', ` + unreachable + `)
                                  ORDER BY p.position), '[]')
@@ -76,7 +76,8 @@ SELECT status, provider, application, coalesce(generation, 0) AS generation, las
 // PutConnection stores a connection as given: its provider, application,
 // customer, products and contacts replace what was there. A contact that is
 // given again (the same address, in upper or lower case) stays the same
-// contact; one that is missing is blanked, and its links are revoked. Of two
+// contact; one that is missing is blanked, and its links are revoked, until it is given
+// again. Of two
 // contacts with the same address the first counts.
 //
 // Status and generation of a stored connection stay as they are. A new one is
@@ -187,7 +188,7 @@ func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err
 		for _, statement := range []string{
 			`UPDATE connections SET status = 'removed', generation = NULL, seen_connected_at = NULL, updated_at = $2 WHERE connection_id = $1`,
 			`UPDATE links SET revoked_at = $2 WHERE connection_id = $1 AND revoked_at IS NULL`,
-			`UPDATE contacts SET email = '', email_key = '', name = '', removed_at = $2 WHERE connection_id = $1 AND removed_at IS NULL`,
+			`UPDATE contacts SET email = '', email_key = '', name = '', removed_at = coalesce(removed_at, $2), address_hash = NULL WHERE connection_id = $1`,
 		} {
 			if err := exec(ctx, tx, statement, id, now); err != nil {
 				return err

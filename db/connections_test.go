@@ -38,6 +38,9 @@ func TestConnectionIsStoredWhole(t *testing.T) {
 	want.Status, want.CreatedAt, want.UpdatedAt = reauth.StatusConnected, t0, t0
 	got, err := s.Connection(s.ctx, "c1")
 	require.NoError(t, err)
+	for i := range want.Contacts {
+		want.Contacts[i].ContactID = s.contacts(t, "c1")[i]
+	}
 	assert.Equal(t, want, got)
 	assert.Equal(t, time.UTC, got.CreatedAt.Location())
 
@@ -117,7 +120,7 @@ func TestContactsAreReplaced(t *testing.T) {
 	assert.Len(t, others, 1, "another connection's contacts stay")
 
 	s.connect(t, "c1", "bob@example.com")
-	assert.NotEqual(t, bob, s.recipient(t, "c1"), "who comes back is a new contact")
+	assert.Equal(t, bob, s.recipient(t, "c1"), "who comes back is known again")
 
 	none, err := s.Recipients(s.ctx, "unknown")
 	require.NoError(t, err)
@@ -283,4 +286,15 @@ func TestSystemIsKeptUnlessGiven(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, step.want, c.System)
 	}
+}
+
+// contacts lists the IDs of a connection's contacts, in order.
+func (s store) contacts(t *testing.T, connectionID string) (ids []string) {
+	t.Helper()
+	list, err := s.Recipients(s.ctx, connectionID)
+	require.NoError(t, err)
+	for _, r := range list {
+		ids = append(ids, r.ContactID)
+	}
+	return ids
 }

@@ -58,7 +58,8 @@ func (d *DB) Recipient(ctx context.Context, connectionID, contactID string) (r R
 	return r, err
 }
 
-// replaceContacts makes contacts the ones of a locked connection.
+// replaceContacts makes contacts the ones of a locked connection. Whoever was
+// taken off it before, and is given again, is the same contact as then.
 func replaceContacts(ctx context.Context, tx *sqlx.Tx, connectionID string, contacts []reauth.Contact, now time.Time) error {
 	var stored []struct {
 		ContactID string `db:"contact_id"`
@@ -88,7 +89,11 @@ SELECT contact_id, email_key FROM contacts WHERE connection_id = $1 AND removed_
 			err = exec(ctx, tx, `
 UPDATE contacts SET position = $2, email = $3, name = $4, role = $5, locale = $6, time_zone = $7 WHERE contact_id = $1`,
 				id, i, email, c.Name, c.Role, c.Locale, c.TimeZone)
-		} else {
+		} else if known, err = changed(ctx, tx, `
+UPDATE contacts SET position = $2, email = $3, email_key = $4, name = $5, role = $6, locale = $7, time_zone = $8, removed_at = NULL, address_hash = NULL
+ WHERE contact_id = (SELECT contact_id FROM contacts WHERE connection_id = $1 AND address_hash = $9 AND removed_at IS NOT NULL
+                      ORDER BY removed_at DESC LIMIT 1)`,
+			connectionID, i, email, key, c.Name, c.Role, c.Locale, c.TimeZone, addressHash(email)); err == nil && !known {
 			err = exec(ctx, tx, `
 INSERT INTO contacts (connection_id, position, email, email_key, name, role, locale, time_zone)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
@@ -101,7 +106,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 
 	for _, id := range gone {
 		if err := exec(ctx, tx, `
-UPDATE contacts SET email = '', email_key = '', name = '', removed_at = $2 WHERE contact_id = $1`, id, now); err != nil {
+UPDATE contacts SET email = '', email_key = '', name = '', removed_at = $2, address_hash = sha256(convert_to(email_key, 'UTF8')) WHERE contact_id = $1`, id, now); err != nil {
 			return err
 		}
 		if err := exec(ctx, tx, `

@@ -56,6 +56,7 @@ type Along struct {
 	SessionOrdinal int        `db:"session_ordinal"`
 	OpenedAt       time.Time  `db:"opened_at"`
 	DeadlineAt     *time.Time `db:"deadline_at"`
+	NoticesSent    int        `db:"notices_sent"`
 	Role           string     `db:"role"`
 	Audience       string     `db:"next_audience"`
 }
@@ -96,8 +97,9 @@ func beginMail(ctx context.Context, tx *sqlx.Tx, m Mail) (Permit, error) {
 	}
 	var row NoticeRow
 	found, err := first(ctx, tx, &row, selectNotices+`
- WHERE case_id = $1 AND step = $2 AND session_ordinal = $3 AND recipient = $4 AND channel = $5`,
-		m.CaseID, m.Step, m.SessionOrdinal, m.Recipient, m.Channel)
+ WHERE case_id = $1 AND step = $2 AND recipient = $3 AND channel = $4
+ ORDER BY state = 'deferred', notice_id DESC LIMIT 1`, // a step comes once, whatever sessions come and go
+		m.CaseID, m.Step, m.Recipient, m.Channel)
 	if err != nil {
 		return Permit{}, err
 	}
@@ -108,7 +110,7 @@ func beginMail(ctx context.Context, tx *sqlx.Tx, m Mail) (Permit, error) {
 		var had int
 		if err := tx.GetContext(ctx, &had, `
 SELECT count(DISTINCT n.message_id) FROM notices n JOIN contacts p USING (contact_id) JOIN cases k USING (case_id)
- WHERE p.email_key = $1 AND n.channel = 'mail' AND NOT n.fixed AND n.state IN ('sending', 'sent', 'unknown')
+ WHERE p.email_key = $1 AND p.removed_at IS NULL AND n.channel = 'mail' AND NOT n.fixed AND n.state IN ('sending', 'sent', 'unknown')
    AND n.begun_at >= $2 AND n.begun_at <= $3 AND k.outcome IS NULL`, address, m.DayBegins, m.At.Add(clocksApart)); err != nil {
 			return Permit{}, err
 		}
@@ -137,11 +139,13 @@ SELECT count(DISTINCT n.message_id) FROM notices n JOIN contacts p USING (contac
 func takeAlong(ctx context.Context, tx *sqlx.Tx, m Mail, lead int64, address string) ([]Along, error) {
 	var due []Along
 	if err := tx.SelectContext(ctx, &due, `
-SELECT 0 AS notice_id, k.case_id, k.connection_id, p.contact_id, k.next_step, k.session_ordinal, k.opened_at, k.deadline_at, p.role, k.next_audience
+SELECT 0 AS notice_id, k.case_id, k.connection_id, p.contact_id, k.next_step, k.session_ordinal, k.opened_at, k.deadline_at, k.notices_sent, p.role, k.next_audience
   FROM contacts p JOIN cases k USING (connection_id)
  WHERE p.email_key = $1 AND p.removed_at IS NULL AND p.declined_at IS NULL AND k.case_id <> $2
    AND k.outcome IS NULL AND k.phase = 'awaiting_customer' AND k.next_notice_at < $3 AND k.next_step <> '' AND k.next_channel = 'mail'
    AND (k.storm_id IS NULL OR k.notices_sent > 0)
+   AND NOT EXISTS (SELECT FROM notices n WHERE n.case_id = k.case_id AND n.step = k.next_step AND n.recipient = p.contact_id
+                      AND n.channel = 'mail' AND n.state <> 'deferred')
  ORDER BY k.case_id LIMIT $4 FOR SHARE OF k`, address, m.CaseID, m.JoinBefore, mostAlong); err != nil {
 		return nil, err
 	}
@@ -167,6 +171,17 @@ RETURNING notice_id`,
 		}
 	}
 	return along, nil
+}
+
+// LeaveBehind takes a notice out of the mail in which it was to go along: its
+// own case sends it, or finds that there is no need to.
+func (d *DB) LeaveBehind(ctx context.Context, noticeID int64) error {
+	now := d.now()
+	return d.write(ctx, "leave a notice behind", func(ctx context.Context, tx *sqlx.Tx) error {
+		return exec(ctx, tx, `
+UPDATE notices SET state = 'deferred', ended_at = $2, lead_id = NULL, detail = 'left for its own case to send'
+ WHERE notice_id = $1 AND state = 'sending' AND lead_id IS NOT NULL`, noticeID, now)
+	})
 }
 
 // SharesContact reports whether somebody who is a contact of this connection is
@@ -203,7 +218,9 @@ SELECT connection_id, coalesce(outcome, '') AS outcome FROM cases WHERE case_id 
 		for _, contact := range contacts {
 			added, err := changed(ctx, tx, `
 INSERT INTO notices (case_id, connection_id, step, session_ordinal, recipient, channel, message_id, state, begun_at, ended_at)
-VALUES ($1, $2, $3, $4, $5, 'webhook', $6, 'sent', $7, $7) ON CONFLICT DO NOTHING`,
+SELECT $1, $2, $3, $4, $5, 'webhook', $6, 'sent', $7, $7
+ WHERE NOT EXISTS (SELECT FROM notices WHERE case_id = $1 AND step = $3 AND recipient = $5 AND channel = 'webhook')
+ON CONFLICT DO NOTHING`,
 				n.CaseID, k.ConnectionID, n.Step, n.SessionOrdinal, contact, event.ID, at)
 			if err != nil {
 				return err

@@ -129,13 +129,13 @@ func TestMailIsPermittedOnce(t *testing.T) {
 	assert.Equal(t, again, s.permit(t, m))
 	assert.Equal(t, 1, s.count(t, "notices WHERE attempts = 2"))
 
-	// Another step, session or person is another mail.
+	// Another step is another mail; the same one in another session is not.
 	other := m
-	other.SessionOrdinal = 2
-	for _, m := range []db.Mail{other, s.mail(t, "c1", "second")} {
-		m.PerDay = 0
-		assert.True(t, s.permit(t, m).Granted)
-	}
+	other.SessionOrdinal, other.PerDay = 2, 0
+	assert.Equal(t, again, s.permit(t, other))
+	other = s.mail(t, "c1", "second")
+	other.PerDay = 0
+	assert.True(t, s.permit(t, other).Granted)
 }
 
 func TestMailNeedsAnOpenCaseAndAContact(t *testing.T) {
@@ -369,7 +369,7 @@ func TestDigestTakesAlong(t *testing.T) {
 		deadline := t0.Add(30 * day)
 		assert.Equal(t, db.Along{
 			NoticeID: rows[0].ID, CaseID: a.CaseID, ConnectionID: id, ContactID: rows[0].Recipient, Step: "first", SessionOrdinal: 1,
-			OpenedAt: t0, DeadlineAt: &deadline, Role: "", Audience: "primary",
+			OpenedAt: t0, DeadlineAt: &deadline, NoticesSent: a.NoticesSent, Role: "", Audience: "primary",
 		}, a)
 		assert.Equal(t, p.ID, rows[0].LeadID)
 		assert.Equal(t, db.NoticeSending, rows[0].State)

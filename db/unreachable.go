@@ -129,6 +129,19 @@ UPDATE contacts SET declined_at = NULL WHERE contact_id IN (
 	return cases, did, nil
 }
 
+// SameAddress lists the contacts of other connections that have the address of
+// a contact, where a case is open.
+func (d *DB) SameAddress(ctx context.Context, connectionID, contactID string) (cases []CaseContact, err error) {
+	err = d.read(ctx, "find a person's other connections", func(ctx context.Context) error {
+		return d.sqlx.SelectContext(ctx, &cases, `
+SELECT k.case_id, k.connection_id, p.contact_id
+  FROM contacts own JOIN contacts p ON p.email_key = own.email_key AND p.connection_id <> own.connection_id AND p.removed_at IS NULL
+  JOIN cases k ON k.connection_id = p.connection_id AND k.outcome IS NULL
+ WHERE own.connection_id = $1 AND own.contact_id = $2 AND own.removed_at IS NULL ORDER BY k.case_id LIMIT 50`, connectionID, contactID)
+	})
+	return cases, err
+}
+
 // TakeBack takes back what a contact said of themselves: that they are not the
 // right person for their connection, and that their address wants no mail. A
 // bounce and a complaint stay. It returns the contacts whose connections have

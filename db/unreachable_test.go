@@ -52,6 +52,26 @@ func (s store) told(t testing.TB, caseID, kind string) (details []string) {
 	return details
 }
 
+// Whoever is taken off a connection and comes back is known again.
+func TestAContactWhoComesBack(t *testing.T) {
+	s := newStore(t)
+	s.connect(t, "c1", "ada@example.com", "bob@example.com")
+	ada := s.contacts(t, "c1")[0]
+	_, err := s.Decline(s.ctx, "c1", ada)
+	require.NoError(t, err)
+	s.connect(t, "c1", "bob@example.com")
+	s.connect(t, "c1", "bob@example.com", "ADA@example.com")
+	list, err := s.Recipients(s.ctx, "c1")
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	require.Equal(t, ada, list[1].ContactID)
+	require.Equal(t, db.UnreachableNotMe, list[1].Unreachable, "what they said still counts")
+
+	_, err = s.RemoveConnection(s.ctx, "c1")
+	require.NoError(t, err)
+	require.Zero(t, s.count(t, "contacts WHERE address_hash IS NOT NULL"), "a removed connection forgets everybody")
+}
+
 func TestUnreachableAddresses(t *testing.T) {
 	s := newStore(t)
 	s.connect(t, "c1", bob, anna)

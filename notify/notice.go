@@ -55,6 +55,10 @@ func (r Recipient) String() string { return "recipient" }
 // GoString keeps the address out of %#v.
 func (r Recipient) GoString() string { return r.String() }
 
+// StopAll is the query with which a stop link is about all of a person's
+// connections that they are being written to about.
+const StopAll = "all"
+
 // Link is an address an operator can open.
 type Link struct{ Name, URL string }
 

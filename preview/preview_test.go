@@ -171,7 +171,7 @@ func TestSomebodyElseTakesOver(t *testing.T) {
 			"Sam Okafor", "the operator: a mail to the operator where there is no chat",
 		}},
 		"everybody": {map[int]db.Unreachable{0: db.UnreachableBounce, 1: db.UnreachableNotMe, 2: db.UnreachableOptOut}, []string{
-			"the operator: nobody can be written to", "the operator: nobody can be written to",
+			"the operator: nobody can be written to",
 			"the operator", "the operator: a mail to the operator where there is no chat",
 		}},
 	} {

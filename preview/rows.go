@@ -172,7 +172,7 @@ func (p played) leftOut() []Row {
 		}
 		for _, id := range p.expected(step) {
 			heard := func(n db.NoticeRow) bool {
-				return n.Recipient == id && (n.Step == step.Key || n.Step == "no-recipient-"+step.Key)
+				return n.Recipient == id && (n.Step == step.Key || strings.HasPrefix(n.Step, "no-recipient-"))
 			}
 			if !slices.ContainsFunc(p.store.notices, heard) {
 				rows = append(rows, Row{At: date.At, Person: p.person(id), Channel: string(step.Channel), Step: step.Key, LeftOut: true, Note: p.whyUnheard(date, id)})

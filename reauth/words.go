@@ -103,11 +103,14 @@ func ConnectionStatuses() []ConnectionStatus {
 // "alternate" and "account_manager" decide when they are written to; every
 // other role is a primary contact's.
 type Contact struct {
-	Email    string `json:"email"`
-	Name     string `json:"name,omitempty"`
-	Role     string `json:"role,omitempty"`
-	Locale   string `json:"locale,omitempty"`
-	TimeZone string `json:"time_zone,omitempty"`
+	// ContactID names the contact where no address may stand: in the send ledger
+	// and in timelines. It is only ever read.
+	ContactID string `json:"contact_id,omitempty"`
+	Email     string `json:"email"`
+	Name      string `json:"name,omitempty"`
+	Role      string `json:"role,omitempty"`
+	Locale    string `json:"locale,omitempty"`
+	TimeZone  string `json:"time_zone,omitempty"`
 	// Unreachable says why the contact is not written to: bounce, complaint,
 	// opt_out or not_me. It is only ever read.
 	Unreachable string `json:"unreachable,omitempty"`

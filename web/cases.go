@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -29,7 +30,7 @@ type CaseView struct {
 	SessionExpiresAt *time.Time `json:"session_expires_at"`
 	DeadlineAt       *time.Time `json:"deadline_at"`
 	Campaign         string     `json:"campaign,omitempty" doc:"The campaign that the case follows."`
-	NextNoticeAt     *time.Time `json:"next_notice_at"`
+	NextNoticeAt     *time.Time `json:"next_notice_at" doc:"When the next step is due. People outside whose hours that is hear in their next permitted minute."`
 	NextStep         string     `json:"next_step,omitempty" doc:"The campaign's step that is due then, as in notices."`
 	HeldByStorm      bool       `json:"held_by_storm" doc:"Whether the first notice is held, because so many connections broke together that it may be the provider's fault."`
 	NoticesSent      int        `json:"notices_sent"`
@@ -71,7 +72,7 @@ type NoticeView struct {
 type CaseDetail struct {
 	CaseView
 	Session  *SessionView `json:"session,omitempty" doc:"Present while the case is open and has a session."`
-	Link     string       `json:"link,omitempty" doc:"The first contact's link, for keys with the scope operator. Whoever has it can act for the customer."`
+	Link     string       `json:"link,omitempty" doc:"The link of the first contact who can be written to, for keys with the scope operator. Whoever has it can act for the customer."`
 	Timeline []EventView  `json:"timeline" nullable:"false" doc:"What happened, oldest first."`
 	Notices  []NoticeView `json:"notices" nullable:"false" doc:"Who was told what, on which channel, and what became of it, oldest first."`
 }
@@ -157,14 +158,16 @@ func noticeView(n db.NoticeRow) NoticeView {
 	return v
 }
 
-// linkOf returns the link of a connection's first recipient; empty when the
+// linkOf returns the link of the first recipient who can be written to, or of
+// the first of all where nobody can; empty when the
 // connection has none.
 func (s *server) linkOf(ctx context.Context, connectionID string) (string, error) {
 	recipients, err := s.DB.Recipients(ctx, connectionID)
 	if err != nil || len(recipients) == 0 {
 		return "", err
 	}
-	return s.linkURL(ctx, connectionID, recipients[0].ContactID)
+	first := max(0, slices.IndexFunc(recipients, func(r db.Recipient) bool { return r.Unreachable == "" }))
+	return s.linkURL(ctx, connectionID, recipients[first].ContactID)
 }
 
 func (s *server) listCases(ctx context.Context, in *listCasesInput) (*struct{ Body CaseList }, error) {

@@ -29,9 +29,10 @@ func TestPutConnection(t *testing.T) {
 	var c reauth.Connection
 	w := f.api(http.StatusCreated, "PUT", connectionURL, goodConnection(), &c)
 	require.Equal(t, connectionURL, w.Header().Get("Location"))
+	require.NotEmpty(t, c.Contacts[0].ContactID)
 	require.Equal(t, reauth.Connection{
 		ConnectionID: connID, Provider: reauth.Finch, Application: "default", CustomerID: "cus_1", CustomerName: "Acme Ltd",
-		Contacts: []reauth.Contact{{Email: email, Name: "Ada Lovelace", Role: "payroll", Locale: "en-GB", TimeZone: "Europe/London"}},
+		Contacts: []reauth.Contact{{ContactID: c.Contacts[0].ContactID, Email: email, Name: "Ada Lovelace", Role: "payroll", Locale: "en-GB", TimeZone: "Europe/London"}},
 		Products: []string{"company", "directory"}, Status: reauth.StatusConnected, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt,
 	}, c)
 
@@ -67,7 +68,7 @@ func TestPutConnectionRefusesBadInput(t *testing.T) {
 		want   string
 	}{
 		{"unknown field", "", with("custmer_name", "Acme"), up, "body.custmer_name: is not a field here; known are access_token, application, campaign, contacts, customer_id, customer_name, products, provider"},
-		{"unknown field of a contact", "", contact("emial", email), up, "body.contacts[0].emial: is not a field here; known are email, locale, name, role, time_zone, unreachable"},
+		{"unknown field of a contact", "", contact("emial", email), up, "body.contacts[0].emial: is not a field here; known are contact_id, email, locale, name, role, time_zone, unreachable"},
 		{"unknown provider", "", with("provider", "plaid"), up, `body.provider: expected value to be one of "finch"`},
 		{"bad application", "", with("application", "Über uns"), up, "body.application: expected string to be 1 to 64 lower-case letters"},
 		{"a number for a name", "", with("customer_name", 7), up, "body.customer_name: expected string"},

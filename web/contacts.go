@@ -17,10 +17,11 @@ import (
 type ContactBody struct {
 	Email    string `json:"email" maxLength:"254" doc:"Where notices go." example:"ada@acme.example"`
 	Name     string `json:"name,omitempty" maxLength:"200" doc:"How to address the person." example:"Ada Lovelace"`
-	Role     string `json:"role,omitempty" maxLength:"100" doc:"What the person does. Two roles decide when they are written to: an alternate from the campaign's step for alternates on, or when no primary contact can be written to; an account_manager, one of your own people, when nobody at the customer can. Every other role, and none, is a primary contact's." example:"payroll admin"`
+	Role     string `json:"role,omitempty" maxLength:"100" doc:"What the person does. Some roles decide when they are written to: an alternate (or backup, secondary) from the campaign's step for alternates on, or when no primary contact can be written to; an account_manager (or operator), one of your own people, when nobody at the customer can. Every other role, and none, is a primary contact's." example:"payroll admin"`
 	Locale   string `json:"locale,omitempty" maxLength:"35" doc:"Their language, as a BCP 47 tag." example:"en-GB"`
 	TimeZone string `json:"time_zone,omitempty" maxLength:"64" doc:"Their IANA time zone." example:"Europe/London"`
-	// Unreachable may be given so that what GET shows can be given back.
+	// ContactID and Unreachable may be given so that what GET shows can be given back.
+	ContactID   string `json:"contact_id,omitempty" readOnly:"true" maxLength:"64" doc:"What the send ledger and the timeline call the person, as GET shows it. It is ignored here."`
 	Unreachable string `json:"unreachable,omitempty" readOnly:"true" maxLength:"20" doc:"Why the person is not written to, as GET shows it. It is ignored here: POST /v1/contacts/bounce and /v1/contacts/restore change it."`
 }
 

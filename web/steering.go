@@ -86,7 +86,7 @@ func (s *server) steeringRoutes(api huma.API) {
 	huma.Register(api, register("cancel", "cancel", "Call a case off", "The connection stays stale, and nobody is written to again. A code that has arrived is still redeemed first."), s.cancel)
 	huma.Register(api, register("snooze", "snooze", "Hold the notices", "No notice goes out before `until`. The deadline stays, and a code is still taken."), s.snooze)
 	huma.Register(api, register("stop-notices", "stop", "Stop the notices", "Nobody is reminded any more, but the case stays open: its deadline stands, its links work, and a code is still taken."), s.stopNotices)
-	huma.Register(api, register("remind", "remind", "Remind now", "Sends one more notice at once."), s.remind)
+	huma.Register(api, register("remind", "remind", "Remind now", "Sends one more notice at once, whatever the hour, also after stop. Within ten minutes of the last time it changes nothing."), s.remind)
 
 	op := answers(operation("submit-code", http.MethodPost, "/v1/connections/{connection_id}/reauth/code", tagCases, "Hand in a code",
 		"For the embedded Connect, whose code reaches your own page. The code is taken whether or not a case is open, and the same code again shows what has become of it.",

@@ -5,10 +5,17 @@ import (
 	"errors"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/notify"
+	"github.com/finch-reauth/reauth/reauth"
 )
+
+// stopsADay is how often the buttons behind one link can be pressed in a day.
+const stopsADay = 20
 
 // maxForm bounds the form of the stop page, which has one short field.
 const maxForm = 16 << 10
@@ -26,8 +33,17 @@ type stopView struct {
 	// person is whom we write to with this link. A link that went to nobody
 	// among the contacts, an operator's, has none.
 	person db.Recipient
+	// along are the owner's other connections that are being written about: a
+	// mail about several leads here with the query all.
+	along []along
 	// undone: they have just taken it back.
 	undone bool
+}
+
+// along is a connection of the same person, and what they are called there.
+type along struct {
+	contact    db.CaseContact
+	connection reauth.Connection
 }
 
 // stopped tells whether the person gets no mails about this connection because
@@ -54,7 +70,27 @@ func (s *server) followStop(w http.ResponseWriter, r *http.Request) (stopView, b
 func (s *server) findPerson(w http.ResponseWriter, r *http.Request, v *stopView) bool {
 	var err error
 	v.person, err = s.DB.Recipient(r.Context(), v.link.ConnectionID, v.link.Recipient)
+	if err == nil && r.URL.Query().Has(notify.StopAll) {
+		v.along, err = s.findAlong(r.Context(), v.link)
+	}
 	return err == nil || s.stopFailed(w, r, "reading whom a link went to", err)
+}
+
+// findAlong finds the other connections of a link's owner that have open cases.
+func (s *server) findAlong(ctx context.Context, link db.Link) ([]along, error) {
+	contacts, err := s.DB.SameAddress(ctx, link.ConnectionID, link.Recipient)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]along, len(contacts))
+	for i, c := range contacts {
+		connection, err := s.DB.Connection(ctx, c.ConnectionID)
+		if err != nil {
+			return nil, err
+		}
+		all[i] = along{c, connection}
+	}
+	return all, nil
 }
 
 // stopFailed answers an error; it returns false.
@@ -105,6 +141,16 @@ func (s *server) pressStop(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, http.StatusBadRequest, "We did not understand that. Please open the page again and press one of its buttons.")
 		return
 	}
+	// Each press wakes a case; nobody needs many.
+	allowed, err := s.DB.SpendBudget(r.Context(), "stop:"+strconv.FormatInt(v.link.ID, 10), stopsADay, 24*time.Hour, s.Now())
+	if err != nil {
+		s.stopFailed(w, r, "counting the presses of a link", err)
+		return
+	}
+	if !allowed {
+		s.fail(w, r, http.StatusTooManyRequests, "That was pressed many times today. What you said last counts; please come back tomorrow to change it.")
+		return
+	}
 	if err := s.stop(r.Context(), v, what); err != nil {
 		s.stopFailed(w, r, "noting what a person said of their mails", err)
 		return
@@ -142,12 +188,18 @@ func stopForm(r *http.Request) (what string, oneClick bool, err error) {
 func (s *server) stop(ctx context.Context, v stopView, what string) error {
 	switch what {
 	case stopNotMe:
-		first, err := s.DB.Decline(ctx, v.link.ConnectionID, v.link.Recipient)
-		if err == nil && first && v.hasCase && v.newest.Open() {
-			s.contactsChanged(ctx, []db.CaseContact{{CaseID: v.newest.CaseID, ConnectionID: v.link.ConnectionID, ContactID: v.link.Recipient}},
-				"A contact said that they are not the right person.")
+		var handOn []db.CaseContact
+		for _, c := range v.concerned() {
+			first, err := s.DB.Decline(ctx, c.ConnectionID, c.ContactID)
+			if err != nil {
+				return err
+			}
+			if first && c.CaseID != "" {
+				handOn = append(handOn, c)
+			}
 		}
-		return err
+		s.contactsChanged(ctx, handOn, "A contact said that they are not the right person.")
+		return nil
 	case stopNever:
 		cases, first, err := s.DB.SetUnreachable(ctx, v.person.Email, db.UnreachableOptOut, "said so on the page behind a link")
 		if err == nil && first {
@@ -155,9 +207,26 @@ func (s *server) stop(ctx context.Context, v stopView, what string) error {
 		}
 		return err
 	}
-	cases, err := s.DB.TakeBack(ctx, v.link.ConnectionID, v.link.Recipient)
-	if err == nil {
+	for _, c := range v.concerned() {
+		cases, err := s.DB.TakeBack(ctx, c.ConnectionID, c.ContactID)
+		if err != nil {
+			return err
+		}
 		s.contactsChanged(ctx, cases, "A contact took back that they want no mails.")
 	}
-	return err
+	return nil
+}
+
+// concerned are the contacts whom a press is about. One without an open case has
+// no case ID.
+func (v stopView) concerned() []db.CaseContact {
+	own := db.CaseContact{ConnectionID: v.link.ConnectionID, ContactID: v.link.Recipient}
+	if v.hasCase && v.newest.Open() {
+		own.CaseID = v.newest.CaseID
+	}
+	all := []db.CaseContact{own}
+	for _, other := range v.along {
+		all = append(all, other.contact)
+	}
+	return all
 }

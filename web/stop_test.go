@@ -90,7 +90,7 @@ func TestNotTheRightPerson(t *testing.T) {
 		w := f.visit("POST", stopPage(link), form("what=not_me"))
 		require.Equal(t, http.StatusOK, w.Code)
 		require.Equal(t, stopHappened, title(w))
-		require.Contains(t, w.Body.String(), "You will get no more mails about this. We will ask somebody else at Acme Ltd.")
+		require.Contains(t, w.Body.String(), "You will get no more mails about this. We will look for somebody else at Acme Ltd to ask.")
 		require.Contains(t, w.Body.String(), `value="undo" class="quiet">That was a mistake</button>`)
 		require.Equal(t, []string{"contacts " + connID}, f.temporal.signals, "the case hears once, the other never")
 	}
@@ -117,7 +117,7 @@ func TestNoMoreMails(t *testing.T) {
 	for range 2 {
 		w := f.visit("POST", stopPage(link), form("what=never"))
 		require.Equal(t, stopHappened, title(w))
-		require.Contains(t, w.Body.String(), "We will not write to A•••@acme.example again, about this or any other connection. We will ask somebody else at Acme Ltd.")
+		require.Contains(t, w.Body.String(), "We will not write to A•••@acme.example again, about this or any other connection. We will look for somebody else at Acme Ltd to ask.")
 		require.ElementsMatch(t, both, f.temporal.signals, "every open case with the address hears once")
 	}
 	require.Equal(t, "opt_out", f.unreachable(connID))
@@ -284,7 +284,7 @@ func TestStopPageOfTheCompanysPeople(t *testing.T) {
 
 	f.sql(`UPDATE contacts SET role = 'account_manager'`)
 	w := f.visit("POST", stopPage(f.link(connID)), form("what=not_me"))
-	require.Contains(t, w.Body.String(), "We will ask somebody else.")
+	require.Contains(t, w.Body.String(), "We will look for somebody else to ask.")
 	require.Equal(t, "not_me", f.unreachable(connID))
 }
 
@@ -322,3 +322,33 @@ func TestStopWithoutDatabase(t *testing.T) {
 
 // stopPage is the page on which the owner of a link stops the mails.
 func stopPage(link string) string { return "/stop/" + strings.TrimPrefix(link, "/r/") }
+
+// The way out of a mail about several connections is about all of them.
+func TestStopAllOfADigest(t *testing.T) {
+	f := newFixture(t)
+	link := f.twoCases()
+	all := stopPage(link) + "?all"
+	page := f.visit("GET", all).Body.String()
+	require.Contains(t, page, "You get mails about Payhub&#39;s connections to ")
+	require.Contains(t, page, "these connections")
+	require.Empty(t, f.temporal.signals, "opening it changes nothing")
+	w := f.visit("POST", all, form("List-Unsubscribe=One-Click"))
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Equal(t, "not_me", f.unreachable(connID))
+	require.Equal(t, "not_me", f.unreachable("other"))
+	require.ElementsMatch(t, []string{"contacts " + connID, "contacts other"}, f.temporal.signals)
+	f.visit("POST", all, form("what=undo"))
+	require.Empty(t, f.unreachable(connID))
+	require.Empty(t, f.unreachable("other"))
+}
+
+// Whoever presses all day long wears nobody out.
+func TestStopHasABudget(t *testing.T) {
+	f := newFixture(t)
+	link := f.twoCases()
+	for range stopsADay {
+		require.Equal(t, http.StatusOK, f.visit("POST", stopPage(link), form("what=not_me")).Code)
+	}
+	require.Equal(t, http.StatusTooManyRequests, f.visit("POST", stopPage(link), form("what=undo")).Code)
+	require.Equal(t, "not_me", f.unreachable(connID), "what was said last counts")
+}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify/campaign"
+	"github.com/finch-reauth/reauth/reauth"
 )
 
 // Queries with which the link's page and its stop page lead to each other: a
@@ -30,9 +31,9 @@ func (p *pages) stop(v stopView) page {
 func (p *pages) stopAsk(v stopView) page {
 	pg := page{
 		Tone: toneNote, Title: "Not the right person?",
-		Lead: []string{"You get mails about " + p.config.ProductName + "'s connection to " + systemOf(v.connection) + " of " + companyOf(v.connection) + "."},
+		Lead: []string{"You get mails about " + p.config.ProductName + v.connections() + "."},
 		Choices: []choice{
-			{Value: stopNotMe, Label: "I am not the right person", About: "We will ask " + v.somebodyElse() + " about this connection."},
+			{Value: stopNotMe, Label: "I am not the right person", About: "We will look for " + v.somebodyElse() + " to ask about " + v.these() + "."},
 			{Value: stopNever, Label: "No more mails to my address", About: "We will not write to " + maskedAddress(v.person.Email) + " again, about this or any other connection.", Quiet: true},
 		},
 		Note:  "The mails go to " + maskedAddress(v.person.Email) + ". If one was forwarded to you, the buttons are about that address, not yours.",
@@ -50,7 +51,7 @@ func (p *pages) stopDone(v stopView) page {
 	if v.person.Unreachable == db.UnreachableOptOut || v.person.Unreachable == db.UnreachableComplaint {
 		first = "We will not write to " + maskedAddress(v.person.Email) + " again, about this or any other connection."
 	}
-	pg.Lead = []string{first + " We will ask " + v.somebodyElse() + "."}
+	pg.Lead = []string{first + " We will look for " + v.somebodyElse() + " to ask."}
 	if v.person.Declined || v.person.Unreachable == db.UnreachableOptOut {
 		pg.Choices = []choice{{Value: stopUndo, Label: "That was a mistake", Quiet: true}}
 	}
@@ -60,7 +61,7 @@ func (p *pages) stopDone(v stopView) page {
 func (p *pages) stopUndone(v stopView) page {
 	pg := page{
 		Tone: toneGood, Title: "We have taken it back",
-		Lead:  []string{"You get mails about " + p.config.ProductName + "'s connection to " + systemOf(v.connection) + " of " + companyOf(v.connection) + " again."},
+		Lead:  []string{"You get mails about " + p.config.ProductName + v.connections() + " again."},
 		Aside: &button{Label: "Go to the connection", Href: "?" + queryLink},
 	}
 	if v.person.Unreachable == db.UnreachableBounce {
@@ -84,6 +85,27 @@ func (v stopView) somebodyElse() string {
 		return "somebody else"
 	}
 	return "somebody else at " + companyOf(v.connection)
+}
+
+// these is what a press is about, in short.
+func (v stopView) these() string {
+	if len(v.along) > 0 {
+		return "these connections"
+	}
+	return "this connection"
+}
+
+// connections names what a press is about.
+func (v stopView) connections() string {
+	name := func(c reauth.Connection) string { return systemOf(c) + " of " + companyOf(c) }
+	if len(v.along) == 0 {
+		return "'s connection to " + name(v.connection)
+	}
+	names := make([]string, len(v.along))
+	for i, other := range v.along {
+		names[i] = name(other.connection)
+	}
+	return "'s connections to " + strings.Join(names, ", ") + " and " + name(v.connection)
 }
 
 // maskedAddress shows an address to its owner without giving it to whoever

@@ -267,3 +267,39 @@ func TestMovedStepsThatMeet(t *testing.T) {
 	assert.Equal(t, []string{"Fri 06 Mar 09:00", "Mon 09 Mar 08:00"}, s.mails("ada@acme.example", "UTC"))
 	assert.Equal(t, []string{"after-0s sent", "after-2d sent"}, s.ledger("c1"))
 }
+
+// What goes along in a mail is looked at as if it had a mail of its own.
+func TestADigestTellsOnlyOfWhatIsStillLost(t *testing.T) {
+	s := newSeason(t, time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
+	for _, id := range []string{"a", "b"} {
+		s.connect(id, contact("ada@acme.example", "UTC"))
+		s.store(id)
+		s.broken(0, reauth.Input{ConnectionID: id})
+	}
+	s.after(36*time.Hour, func() { s.back("b") })
+	s.run()
+	assert.Equal(t, reauth.OutcomeHealed, s.results["b"].Outcome)
+	mails := s.sent("ada@acme.example")
+	assert.Contains(t, mails[0].text, "Customer b")
+	for _, m := range mails[1:] {
+		if m.at.Sub(s.from) > 47*time.Hour && !strings.Contains(m.text, "is connected again") {
+			assert.NotContains(t, m.text, "Customer b", "%s", m.at)
+		}
+	}
+	assert.Len(t, mails, 7, "six of a's campaign, and the note that b works again")
+}
+
+// A snooze holds also what a change of the contacts asks for.
+func TestAChangeOfContactsInASnooze(t *testing.T) {
+	s := newSeason(t, time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
+	s.connect("c1", contact("ada@acme.example", "UTC"))
+	s.broken(0, reauth.Input{ConnectionID: "c1"})
+	s.signal(time.Hour, "c1", reauth.SignalSnooze, reauth.Snooze{Until: time.Date(2026, 3, 5, 10, 0, 0, 0, time.UTC)})
+	s.after(5*time.Hour, func() {
+		s.connect("c1", contact("ada@acme.example", "UTC"), contact("new@acme.example", "UTC"))
+		assert.NoError(t, s.env.SignalWorkflowByID(reauth.WorkflowID("c1"), reauth.SignalContactsChanged, reauth.ContactsChanged{}))
+	})
+	s.run()
+	assert.Equal(t, "Thu 05 Mar 10:00", s.mails("new@acme.example", "UTC")[0])
+	assert.Equal(t, []string{"Mon 02 Mar 09:00", "Thu 05 Mar 10:00"}, s.mails("ada@acme.example", "UTC")[:2])
+}

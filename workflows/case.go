@@ -38,6 +38,7 @@ type reauthCase struct {
 	remindedAt  time.Time
 	reminders   int
 	handedOn    int
+	unheard     string // why the last notice reached nobody
 	tryAgains   int
 	problems    int
 	waiting     reauth.Phase // what the main story is doing
@@ -119,10 +120,10 @@ func (c *reauthCase) block(ctx workflow.Context, problem string) {
 func (c *reauthCase) tellOperator(ctx workflow.Context, phase reauth.Phase, problem string) {
 	c.problems++
 	in := activities.ProblemInput{Case: c.ref, Phase: phase, Problem: problem, Step: fmt.Sprintf("problem-%d", c.problems)}
-	c.recording++
+	c.telling++
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		_ = workflow.ExecuteActivity(telling(ctx, problem), acts.TellOperator, in).Get(ctx, nil)
-		c.recording--
+		c.telling--
 	})
 }
 
@@ -182,6 +183,10 @@ func (c *reauthCase) close(ctx workflow.Context) reauth.Result {
 			c.tell(ctx)
 			continue
 		}
+		if c.telling > 0 {
+			_ = workflow.Await(ctx, func() bool { return c.telling == 0 || c.holding() || !c.unopened && told != c.result.Outcome })
+			continue
+		}
 		break
 	}
 	r := *c.result
@@ -208,6 +213,7 @@ func (c *reauthCase) tell(ctx workflow.Context) {
 func (c *reauthCase) sleep(ctx workflow.Context) {
 	at, what := c.nextDate()
 	waitUntil(ctx, at, what, c.news)
+	c.dropLate(ctx)
 }
 
 // nextDate is the next moment at which the story goes on by itself.

@@ -48,11 +48,14 @@ func (c *reauthCase) opening(patient bool) workflow.ActivityOptions {
 	return asking(patient, "Open a fresh Connect session at "+c.providerName())
 }
 
-// noticing lets a step try until the next one is due.
+// noticing lets a step try until the next one of its kind is due, which then
+// goes out in its place.
 func (c *reauthCase) noticing(ctx workflow.Context, s step) workflow.ActivityOptions {
 	until := workflow.Now(ctx).Add(24 * time.Hour)
-	if next := c.nextNoticeAt(); next != nil && next.Before(until) {
-		until = *next
+	for _, next := range c.steps {
+		if next.alike(s) && next.at.Before(until) {
+			until = next.at
+		}
 	}
 	if ends := c.sessionEnds(); ends.Before(until) {
 		until = *ends

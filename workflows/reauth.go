@@ -3,6 +3,7 @@
 package workflows
 
 import (
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -109,27 +110,30 @@ func (c *reauthCase) confirm(ctx workflow.Context) {
 // notify sends one step's notices, unless access turns out to be back. Who must
 // not be written to now hears later.
 func (c *reauthCase) notify(ctx workflow.Context, s step) {
-	s.kind = c.kindOf(s)
+	s.kind, s.held = c.kindOf(s), false
+	if s.ordinal == 0 {
+		s.ordinal = c.session.Ordinal
+	}
 	var out activities.Noticed
 	done, err := c.do(ctx, c.noticing(ctx, s), acts.Notify, c.noticeInput(s), &out)
 	switch {
 	case !done:
 	case err != nil:
-		c.trouble("The notice of step " + s.Key + " could not be sent.")
+		c.giveUp(ctx, s)
 	case out.Restored && out.HoldUntil != nil:
 		c.putBack(s, workflow.Now(ctx))
-		c.holdNotices = *out.HoldUntil
+		c.holdNotices = later(ctx, *out.HoldUntil)
 	case out.Restored:
 		c.heal(ctx)
 	case out.Gone:
 		c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)
 	default:
 		c.status.NoticesSent += out.Sent - s.sent
-		c.status.HeldByStorm = false
-		c.trouble(out.Problem)
+		c.noted(s, out)
 		if out.Later != nil {
-			c.postpone(s, out)
+			c.postpone(ctx, s, out)
 		}
+		c.status.HeldByStorm = slices.ContainsFunc(c.steps, func(s step) bool { return s.held })
 	}
 	c.show(ctx)
 }
@@ -146,7 +150,7 @@ func (c *reauthCase) look(ctx workflow.Context) (held bool) {
 	case err != nil:
 		c.lookAt = workflow.Now(ctx).Add(lookAgain)
 	case out.Restored && out.HoldUntil != nil:
-		c.lookAt = *out.HoldUntil
+		c.lookAt = later(ctx, *out.HoldUntil)
 		return true
 	case out.Restored:
 		c.heal(ctx)

@@ -1,6 +1,7 @@
 package workflows_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -813,4 +814,53 @@ func TestRedeemWorkflow(t *testing.T) {
 		require.ErrorContains(t, w.env.GetWorkflowError(), reauth.ErrTypeWorkflowIDMismatch)
 		assert.Empty(t, w.log)
 	})
+}
+
+// Notices that were stopped stay stopped, also where the campaign is planned
+// only afterwards.
+func TestStoppedBeforeTheFirstSession(t *testing.T) {
+	w := newWorld(t)
+	w.confirm = func(n int, in activities.ConfirmInput) (activities.Confirmed, error) {
+		if n == 1 {
+			return activities.Confirmed{Verdict: activities.VerdictBlocked, Problem: "our credentials are refused"}, nil
+		}
+		if w.env.Now().Sub(opened) < 2*time.Hour {
+			return activities.Confirmed{}, retryable()
+		}
+		return w.stale(in), nil
+	}
+	w.signal(time.Hour, reauth.SignalStopNotices, reauth.StopNotices{Reason: "we phone them"})
+	result := w.run(t, reauth.Input{})
+	assert.Equal(t, reauth.OutcomeExpired, result.Outcome)
+	assert.Empty(t, w.did("notify"))
+}
+
+// A worker whose clock is behind names a moment that has come already: the case
+// does not ask again at once.
+func TestAMomentThatHasComeAlready(t *testing.T) {
+	w := newWorld(t)
+	w.notify = func(n int, in activities.NoticeInput) (activities.Noticed, error) {
+		if n <= 3 {
+			at := w.env.Now().Add(-time.Second)
+			return activities.Noticed{Later: &at}, nil
+		}
+		return activities.Noticed{Sent: 1}, nil
+	}
+	w.run(t, reauth.Input{Reminders: []string{"0s"}})
+	assert.Equal(t, []time.Duration{0, 0, time.Minute, time.Minute}, w.when("notify"), "half a minute apart")
+}
+
+// A step that could not be sent is on record, and the operator hears.
+func TestAStepThatIsGivenUp(t *testing.T) {
+	w := newWorld(t)
+	w.notify = func(n int, in activities.NoticeInput) (activities.Noticed, error) {
+		if in.Step.Key == "after-0s" {
+			return activities.Noticed{}, retryable()
+		}
+		return activities.Noticed{Sent: 1}, nil
+	}
+	w.run(t, reauth.Input{Reminders: []string{"0s", "2d"}})
+	assert.Contains(t, w.did("record"), "notice_given_up")
+	assert.Contains(t, strings.Join(w.did("operator"), "\n"), "after-0s")
+	assert.Contains(t, w.did("notify"), "first after-2d")
 }

@@ -32,10 +32,21 @@ type step struct {
 	moved  bool // somebody could not be told at its own minute
 	held   bool // a storm holds it, or held it
 	sent   int  // notices that have gone out already
+	// ordinal is the session's when it was first tried; 0 before.
+	ordinal int
+}
+
+// alike reports whether a step can stand for another: it takes the same way, to
+// the customer or to the company.
+func (s step) alike(other step) bool {
+	return s.Channel == other.Channel && (s.Audience == campaign.Company) == (other.Audience == campaign.Company)
 }
 
 // planSteps makes the case's steps of the campaign's dates.
 func (c *reauthCase) planSteps() {
+	if c.status.NoticesStopped {
+		return
+	}
 	for _, date := range c.plan.Dates(c.ref, c.session.ExpiresAt, c.personIsHere) {
 		c.steps = append(c.steps, step{Step: date.Step, at: date.At, due: date.At})
 	}
@@ -48,9 +59,8 @@ func (c *reauthCase) takeStep(now time.Time) step {
 	s := c.steps[0]
 	left := []step{}
 	for _, next := range c.steps[1:] {
-		alike := next.Channel == s.Channel && (next.Audience == campaign.Company) == (s.Audience == campaign.Company)
 		switch {
-		case !alike || next.at.After(now):
+		case !next.alike(s) || next.at.After(now):
 			left = append(left, next)
 		case next.due.After(s.due):
 			s = next
@@ -61,6 +71,26 @@ func (c *reauthCase) takeStep(now time.Time) step {
 		c.lastStep = &s.Step
 	}
 	return s
+}
+
+// notBefore is the soonest at which something is tried again that an activity
+// wants to be asked for later: the clock of its machine may be behind.
+const notBefore = 30 * time.Second
+
+// later is a moment that an activity named, as the story may wait for it.
+func later(ctx workflow.Context, at time.Time) time.Time {
+	if soonest := workflow.Now(ctx).Add(notBefore); at.Before(soonest) {
+		return soonest
+	}
+	return at.UTC()
+}
+
+// dropLate forgets the steps that are past the deadline, after which nobody is
+// asked for anything.
+func (c *reauthCase) dropLate(ctx workflow.Context) {
+	if !c.deadline.IsZero() && !workflow.Now(ctx).Before(c.deadline) {
+		c.steps = nil
+	}
 }
 
 // putBack keeps a step for later, as the first of those that are due then.
@@ -77,8 +107,8 @@ func (c *reauthCase) putBack(s step, at time.Time) {
 func (c *reauthCase) noticeInput(s step) activities.NoticeInput {
 	in := activities.NoticeInput{
 		Case: c.ref, Step: s.Step, Kind: s.kind, Campaign: c.plan.Campaign, Asked: s.asked, HandOn: s.handOn,
-		SessionOrdinal: c.session.Ordinal, DeadlineAt: c.deadline, Cause: s.cause, LookedAt: c.lookedAt,
-		Next: c.upcoming(), NoticesSent: c.status.NoticesSent - s.sent,
+		SessionOrdinal: s.ordinal, DeadlineAt: c.deadline, Cause: s.cause, LookedAt: c.lookedAt,
+		Unheard: c.unheard != "" && c.unheard == c.status.LastError, Next: c.upcoming(), NoticesSent: c.status.NoticesSent - s.sent,
 	}
 	in.Campaign.Steps = nil
 	in.Step.Anytime = s.Anytime && !s.moved // a step that was moved keeps the hours
@@ -136,7 +166,7 @@ func (c *reauthCase) handOn(ctx workflow.Context) {
 	}
 	c.handedOn++
 	for i, s := range c.steps {
-		if s.moved {
+		if s.moved && c.heldUntil().Before(workflow.Now(ctx)) {
 			c.steps = slices.Delete(c.steps, i, i+1)
 			c.notify(ctx, s)
 			return
@@ -144,6 +174,10 @@ func (c *reauthCase) handOn(ctx workflow.Context) {
 	}
 	s := c.askedStep(fmt.Sprintf("handed-on-%d", c.handedOn))
 	s.asked, s.handOn, s.Anytime = false, true, c.lastStep.Anytime
+	if hold := c.heldUntil(); hold.After(workflow.Now(ctx)) {
+		c.putBack(s, hold)
+		return
+	}
 	c.notify(ctx, s)
 }
 
@@ -164,32 +198,51 @@ func (c *reauthCase) release(ctx workflow.Context, m reauth.NoticesReleased) {
 	}
 	at := m.At.UTC()
 	c.released[m.StormID] = &at
-	if !c.status.HeldByStorm {
+	if !slices.ContainsFunc(c.steps, func(s step) bool { return s.held }) {
 		return
 	}
 	c.status.HeldByStorm = false
 	c.lookedAt = time.Time{} // much may have happened since
 	for i := range c.steps {
 		if c.steps[i].held {
-			c.steps[i].at = at
+			c.steps[i].at, c.steps[i].held = at, false
 		}
 	}
 	c.record(ctx, "released", "The storm is over: the first notice may go out.")
 	c.show(ctx)
 }
 
-// postpone keeps a step for those who could not be told now.
-func (c *reauthCase) postpone(s step, out activities.Noticed) {
-	at := *out.Later
-	if out.Storm != "" {
-		released := c.released[out.Storm]
-		if released != nil { // while the activity was under way
-			at = *released
-		}
-		c.status.HeldByStorm = released == nil
+// giveUp is what becomes of a step that could not be sent until the next one is
+// due, or for a day.
+func (c *reauthCase) giveUp(ctx workflow.Context, s step) {
+	c.unheard = "The notice of step " + s.Key + " could not be sent; the next one is tried when it is due."
+	c.trouble(c.unheard)
+	c.record(ctx, "notice_given_up", c.unheard)
+	c.tellOperator(ctx, "", c.unheard)
+}
+
+// noted remembers what was wrong with a step's notices, or that it no longer is.
+func (c *reauthCase) noted(s step, out activities.Noticed) {
+	if out.Problem == "" && out.Sent > s.sent && c.unheard == c.status.LastError {
+		c.status.LastError, c.unheard = "", ""
 	}
-	s.sent, s.held = out.Sent, out.Storm != ""
-	s.moved = s.moved || !s.held
+	if out.Problem != "" {
+		c.unheard = out.Problem
+	}
+	c.trouble(out.Problem)
+}
+
+// postpone keeps a step for those who could not be told now.
+func (c *reauthCase) postpone(ctx workflow.Context, s step, out activities.Noticed) {
+	at := later(ctx, *out.Later)
+	if out.Storm != "" {
+		if released := c.released[out.Storm]; released != nil { // while the activity was under way
+			at = later(ctx, *released)
+		} else {
+			s.held, c.status.HeldByStorm = true, true
+		}
+	}
+	s.sent, s.moved = out.Sent, s.moved || out.Storm == ""
 	c.putBack(s, at)
 }
 
@@ -208,12 +261,19 @@ func (c *reauthCase) nextNoticeAt() *time.Time {
 		return nil
 	}
 	at := c.steps[0].at
-	for _, hold := range []time.Time{c.snoozed, c.holdNotices} {
-		if hold.After(at) {
-			at = hold
-		}
+	if hold := c.heldUntil(); hold.After(at) {
+		at = hold
 	}
 	return &at
+}
+
+// heldUntil is when notices may go out again that a snooze, or a customer who is
+// in Connect, holds.
+func (c *reauthCase) heldUntil() time.Time {
+	if c.holdNotices.After(c.snoozed) {
+		return c.holdNotices
+	}
+	return c.snoozed
 }
 
 // sessionEnds is when the session is over for the story, or nil.

@@ -2,12 +2,17 @@ package workflows
 
 import (
 	"fmt"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/reauth"
 )
+
+// dayLeft is how much of a session must be left for its end to stand when we had
+// to open it again.
+const dayLeft = 24 * time.Hour
 
 // sessionsAtMost bounds what junk codes can cost of the provider's quota.
 const sessionsAtMost = 40
@@ -19,7 +24,11 @@ func (c *reauthCase) awaitCredentials(ctx workflow.Context) {
 	if c.session == nil {
 		return // the case began with a code: confirm opens its session
 	}
-	c.openSession(ctx, activities.SessionInput{RenewalsLeft: c.status.RenewalsLeft, Patient: true})
+	in := activities.SessionInput{RenewalsLeft: c.status.RenewalsLeft, Patient: true}
+	if ends := c.sessionEnds(); ends.Sub(workflow.Now(ctx)) > dayLeft {
+		in.Until = ends // the deadline stands; where little is left of it, our fault is not to cost the customer the rest
+	}
+	c.openSession(ctx, in)
 	if c.open() && !c.interrupted() {
 		c.askAgain, c.askCause = true, ""
 	}
@@ -57,7 +66,7 @@ func (c *reauthCase) openSession(ctx workflow.Context, in activities.SessionInpu
 		case err != nil:
 			c.block(ctx, "The provider has opened no session for six hours.")
 		case out.HoldUntil != nil:
-			c.holdSession = *out.HoldUntil
+			c.holdSession = later(ctx, *out.HoldUntil)
 			return
 		case out.Verdict == activities.VerdictNotFound:
 			c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)

@@ -26,6 +26,7 @@ type signals struct {
 	snoozed         time.Time
 	faults          int
 	recording       int // timeline lines under way
+	telling         int // mails to the operator under way
 	unopened        bool
 }
 

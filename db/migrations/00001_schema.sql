@@ -40,6 +40,9 @@ CREATE TABLE contacts (
     time_zone     text NOT NULL,
     declined_at   timestamptz, -- said that they are not the right person for this connection
     removed_at    timestamptz,
+    -- of a contact that was taken off its connection, so that whoever comes back
+    -- is known again: who has heard what, and who wants no mail
+    address_hash  bytea CONSTRAINT contacts_hash_length CHECK (octet_length(address_hash) = 32),
     UNIQUE (contact_id, connection_id),
     CONSTRAINT contacts_removed_is_blank CHECK (
         CASE WHEN removed_at IS NULL THEN email <> '' AND email_key <> ''
