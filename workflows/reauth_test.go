@@ -812,7 +812,7 @@ func TestRedeemWorkflow(t *testing.T) {
 		w := newWorld(t)
 		w.env.ExecuteWorkflow(reauth.RedeemWorkflowType, reauth.RedeemInput{Code: "abc"})
 		require.ErrorContains(t, w.env.GetWorkflowError(), reauth.ErrTypeWorkflowIDMismatch)
-		assert.Empty(t, w.log)
+		assert.Empty(t, w.calls())
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,14 @@ func (w *stormWorld) did(step, what string) error {
 	return err
 }
 
+// steps lists what was done so far. A step that was abandoned may still be under
+// way.
+func (w *stormWorld) steps() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.log)
+}
+
 func (w *stormWorld) ReadStorm(_ context.Context, in reauth.StormInput) (reauth.Storm, error) {
 	return w.storm, w.did("read", "")
 }
@@ -152,7 +161,7 @@ func (w *stormWorld) details(t *testing.T) string {
 func (w *stormWorld) run(t *testing.T) reauth.StormStatus {
 	t.Helper()
 	w.env.ExecuteWorkflow(reauth.StormWorkflowType, reauth.StormInput{StormID: stormID})
-	require.True(t, w.env.IsWorkflowCompleted(), "the storm did not end; it did %v", w.log)
+	require.True(t, w.env.IsWorkflowCompleted(), "the storm did not end; it did %v", w.steps())
 	require.NoError(t, w.env.GetWorkflowError())
 	var status reauth.StormStatus
 	require.NoError(t, w.env.GetWorkflowResult(&status))
@@ -187,7 +196,7 @@ func TestAStormLetsGoWhenTheProviderHasRecovered(t *testing.T) {
 	assert.Equal(t, []string{
 		"read at 0s", "tell began at 0s", "check 1 at 10m0s", "check 2 at 20m0s", "check 3 at 30m0s",
 		"end " + how + " at 30m0s", "let go at 30m0s", "tell ended at 30m0s",
-	}, w.log)
+	}, w.steps())
 	assert.Equal(t, how, status.EndedHow)
 	assert.Equal(t, 393, status.Released)
 	assert.Equal(t, &reauth.StormCheck{At: stormBegan.Add(30 * time.Minute), Asked: 10, Back: 9}, status.LastCheck)
@@ -209,7 +218,7 @@ func TestAStormLetsGoWhenItsTimeIsOver(t *testing.T) {
 	assert.Equal(t, 11, status.Checks)
 	assert.Equal(t, []string{
 		"check 11 at 1h50m0s", "end its time was over at 1h58m0s", "let go at 1h58m0s", "tell ended at 1h58m0s",
-	}, w.log[len(w.log)-4:], "a little before the held cases wake by themselves")
+	}, w.steps()[len(w.steps())-4:], "a little before the held cases wake by themselves")
 	assert.Equal(t, 2, w.count["tell"])
 }
 
@@ -228,7 +237,7 @@ func TestAShortStorm(t *testing.T) {
 			w := newStormWorld(t)
 			w.storm.EndsAt, w.storm.EndedHow = stormBegan.Add(test.lasts), test.ended
 			w.run(t)
-			assert.Equal(t, test.want, w.log)
+			assert.Equal(t, test.want, w.steps())
 		})
 	}
 }
@@ -244,7 +253,7 @@ func TestAStormClosesByItself(t *testing.T) {
 	status := w.run(t)
 	assert.Equal(t, "no held case is left open", status.EndedHow)
 	assert.Zero(t, status.Released)
-	assert.Equal(t, "end no held case is left open at 20m0s", w.log[4])
+	assert.Equal(t, "end no held case is left open at 20m0s", w.steps()[4])
 }
 
 // Somebody else may have ended it: the first end stands.
@@ -259,7 +268,7 @@ func TestAStormThatWasEndedElsewhere(t *testing.T) {
 	w.elsewhere = "by hand"
 	w.release(time.Minute, reauth.ReleaseStorm{By: "Ann"})
 	assert.Equal(t, "by hand", w.run(t).EndedHow)
-	assert.Equal(t, "end released by Ann at 1m0s", w.log[2])
+	assert.Equal(t, "end released by Ann at 1m0s", w.steps()[2])
 }
 
 func TestAnOperatorReleasesAStorm(t *testing.T) {
@@ -279,7 +288,7 @@ func TestAnOperatorReleasesAStorm(t *testing.T) {
 			w.release(25*time.Minute, reauth.ReleaseStorm{By: "somebody else"}) // who is too late
 			status := w.run(t)
 			assert.Equal(t, test.how, status.EndedHow)
-			assert.Equal(t, []string{"end " + test.how + " at 25m0s", "let go at 25m0s", "tell ended at 25m0s"}, w.log[len(w.log)-3:])
+			assert.Equal(t, []string{"end " + test.how + " at 25m0s", "let go at 25m0s", "tell ended at 25m0s"}, w.steps()[len(w.steps())-3:])
 			assert.Equal(t, 2, w.count["tell"])
 			assert.Equal(t, 1, w.count["let go"])
 		})
@@ -298,9 +307,9 @@ func TestAReleaseDoesNotWait(t *testing.T) {
 	w.release(10*time.Minute+3*time.Second, reauth.ReleaseStorm{By: "Ann"})
 	w.run(t)
 	var end, told []string
-	for i, line := range w.log {
+	for i, line := range w.steps() {
 		if line == "end released by Ann at 10m3s" {
-			end, told = w.log[:i], w.log[i:]
+			end, told = w.steps()[:i], w.steps()[i:]
 		}
 	}
 	assert.Contains(t, end, "check failed at 10m2s")
@@ -315,7 +324,7 @@ func TestACancellationReleasesAStorm(t *testing.T) {
 	w.env.RegisterDelayedCallback(w.env.CancelWorkflow, 25*time.Minute)
 	status := w.run(t)
 	assert.Equal(t, "released by a cancellation through Temporal", status.EndedHow)
-	assert.Equal(t, "let go at 25m0s", w.log[len(w.log)-2])
+	assert.Equal(t, "let go at 25m0s", w.steps()[len(w.steps())-2])
 }
 
 // Without an answer of the provider or the database the storm goes on.
@@ -330,7 +339,7 @@ func TestAStormGoesOnWithoutAnAnswer(t *testing.T) {
 	w.check = func(round int, _ *reauth.Storm) (int, int, bool) { return 3, 3, true }
 	status := w.run(t)
 	assert.Equal(t, 1, status.Checks)
-	assert.Equal(t, []string{"check failed at 10m0s", "check failed at 20m0s", "check 1 at 30m0s"}, w.log[2:5])
+	assert.Equal(t, []string{"check failed at 10m0s", "check failed at 20m0s", "check 1 at 30m0s"}, w.steps()[2:5])
 }
 
 // Nothing keeps the cases from being let go, in the end; and not before no
@@ -349,7 +358,7 @@ func TestEndingAndLettingGoInsist(t *testing.T) {
 		"read failed at 0s", "read failed at 1s", "read failed at 3s", "read at 7s", "tell began at 7s",
 		"end failed at 1m0s", "end failed at 1m1s", "end failed at 1m3s", "end released by Ann at 1m7s",
 		"let go failed at 1m7s", "let go failed at 1m8s", "let go failed at 1m10s", "let go at 1m14s", "tell ended at 1m14s",
-	}, w.log)
+	}, w.steps())
 }
 
 func TestWhatIsNoStorm(t *testing.T) {
@@ -371,7 +380,7 @@ func TestWhatIsNoStorm(t *testing.T) {
 			var failure *temporal.ApplicationError
 			require.ErrorAs(t, w.env.GetWorkflowError(), &failure)
 			assert.Equal(t, test.kind, failure.Type())
-			assert.Equal(t, test.log, w.log)
+			assert.Equal(t, test.log, w.steps())
 		})
 	}
 }

@@ -3,6 +3,7 @@ package workflows_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -103,6 +104,14 @@ func (w *world) note(step, what string) int {
 		}
 	}
 	return n
+}
+
+// calls lists every step so far. One that the case abandoned may still be
+// under way.
+func (w *world) calls() []call {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.log)
 }
 
 // did lists what a step was asked for.
@@ -279,7 +288,7 @@ func (w *world) run(t *testing.T, in reauth.Input) reauth.Result {
 		in.Source = reauth.SourceAPIError
 	}
 	w.env.ExecuteWorkflow(reauth.WorkflowType, in)
-	require.True(t, w.env.IsWorkflowCompleted(), "the case did not end; it did %v", w.log)
+	require.True(t, w.env.IsWorkflowCompleted(), "the case did not end; it did %v", w.calls())
 	require.NoError(t, w.env.GetWorkflowError())
 	var result reauth.Result
 	require.NoError(t, w.env.GetWorkflowResult(&result))
@@ -293,7 +302,7 @@ func (w *world) failure(t *testing.T, in reauth.Input) *temporal.ApplicationErro
 	require.True(t, w.env.IsWorkflowCompleted())
 	var app *temporal.ApplicationError
 	require.ErrorAs(t, w.env.GetWorkflowError(), &app)
-	require.Empty(t, w.log, "a case that is refused at the door does nothing")
+	require.Empty(t, w.calls(), "a case that is refused at the door does nothing")
 	return app
 }
 
