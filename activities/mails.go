@@ -158,8 +158,12 @@ func (s mails) letter(ctx context.Context, to db.Recipient) (notify.Notice, erro
 // stillLost looks at the connections that are to go along in a mail, as they
 // would be before a mail of their own, and leaves those behind that have access
 // back, that a storm holds, or of which nobody knows.
-func (s mails) stillLost(ctx context.Context, along []db.Along) (lost []db.Along, err error) {
-	for _, other := range along {
+func (s mails) stillLost(ctx context.Context, along []db.Along) (lost []companion, err error) {
+	for _, row := range along {
+		other := companion{Along: row}
+		if other.connection, err = s.DB.Connection(ctx, row.ConnectionID); err != nil {
+			return nil, err
+		}
 		stays, err := s.stays(ctx, other)
 		if err != nil {
 			return nil, err
@@ -176,33 +180,32 @@ func (s mails) stillLost(ctx context.Context, along []db.Along) (lost []db.Along
 	return lost, nil
 }
 
-func (s mails) stays(ctx context.Context, other db.Along) (bool, error) {
+// companion is a case that goes along in the mail of another, with its
+// connection.
+type companion struct {
+	db.Along
+	connection reauth.Connection
+}
+
+func (s mails) stays(ctx context.Context, other companion) (bool, error) {
 	if other.NoticesSent == 0 {
 		if _, held, err := s.DB.Brake(ctx, other.CaseID, s.Settings.Storm, s.Now()); err != nil || held {
 			return true, err
 		}
 	}
-	connection, err := s.DB.Connection(ctx, other.ConnectionID)
-	if err != nil {
-		return true, err
-	}
-	looked, err := s.look(ctx, Case{CaseID: other.CaseID, ConnectionID: other.ConnectionID}, connection, false)
+	looked, err := s.look(ctx, Case{CaseID: other.CaseID, ConnectionID: other.ConnectionID}, other.connection, false)
 	return err != nil || looked.Restored || looked.Gone, nil
 }
 
 // withOthers composes the mail with what goes along in it.
-func (s mails) withOthers(ctx context.Context, notice notify.Notice, along []db.Along) (notify.Mail, error) {
+func (s mails) withOthers(ctx context.Context, notice notify.Notice, along []companion) (notify.Mail, error) {
 	for _, other := range along {
-		connection, err := s.DB.Connection(ctx, other.ConnectionID)
-		if err != nil {
-			return notify.Mail{}, err
-		}
 		link, err := s.link(ctx, other.ConnectionID, other.ContactID)
 		if err != nil {
 			return notify.Mail{}, err
 		}
 		notice.Others = append(notice.Others, notify.Other{
-			CustomerName: connection.CustomerName, ProviderName: connection.System, LinkURL: link,
+			CustomerName: other.connection.CustomerName, ProviderName: other.connection.System, LinkURL: link,
 			OpenedAt: other.OpenedAt, DeadlineAt: deref(other.DeadlineAt),
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -96,26 +97,24 @@ func Run(ctx context.Context, c Config) error {
 		return fmt.Errorf("start the worker on task queue %s: %w", c.TaskQueue, err)
 	}
 	defer w.Stop()
+	// What goes on beside the cases ends with them, and is waited for.
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel(nil)
 	if c.WebhookURL != "" {
 		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Logger)
 		if err != nil {
 			return err
 		}
 		courier.people = peopleOf(c.Activities)
-		done := make(chan struct{})
-		go func() { defer close(done); courier.run(ctx) }()
-		defer func() { <-done }()
-		defer cancel(nil)
+		beside.Go(func() { courier.run(ctx) })
 	}
 	if c.Chat != "" {
 		herald, err := newHerald(c.DB, c.Chat, chatLinks(c.TemporalUIURL, c.Namespace), c.Logger, c.Activities.Now)
 		if err != nil {
 			return err
 		}
-		done := make(chan struct{})
-		go func() { defer close(done); herald.run(ctx) }()
-		defer func() { <-done }()
-		defer cancel(nil)
+		beside.Go(func() { herald.run(ctx) })
 	}
 	c.Logger.InfoContext(ctx, "The worker is at work", "task_queue", c.TaskQueue)
 	<-ctx.Done()
