@@ -100,8 +100,9 @@ type WebhookLine struct {
 	LastSeq      int64           `db:"last_seq"`
 	// Attempts counts the attempts in a row that have failed.
 	Attempts int `db:"attempts"`
-	// Until is the end of the lease.
+	// Until is the end of the lease, Lease tells it from every other.
 	Until time.Time `db:"due_at"`
+	Lease int64     `db:"lease"`
 }
 
 // ClaimWebhooks takes the events of connections whose turn has come at a time,
@@ -113,8 +114,8 @@ func (d *DB) ClaimWebhooks(ctx context.Context, at time.Time, limit int, lease t
 WITH due AS (
     SELECT provider, connection_id FROM webhook_lines WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
-UPDATE webhook_lines l SET due_at = $3 FROM due WHERE l.provider = due.provider AND l.connection_id = due.connection_id
-RETURNING l.provider, l.connection_id, l.last_seq, l.attempts, l.due_at`, at, page(limit), at.Add(lease))
+UPDATE webhook_lines l SET due_at = $3, lease = nextval('webhooks_arrivals') FROM due WHERE l.provider = due.provider AND l.connection_id = due.connection_id
+RETURNING l.provider, l.connection_id, l.last_seq, l.attempts, l.due_at, l.lease`, at, page(limit), at.Add(lease))
 	})
 	if err != nil {
 		return nil, err
@@ -148,7 +149,7 @@ type WebhookEnd struct {
 }
 
 // EndWebhooks records what became of events. held is false when the lease was
-// over and somebody else has the line: then nothing is recorded.
+// over and somebody else has claimed the line: then nothing is recorded.
 func (d *DB) EndWebhooks(ctx context.Context, line WebhookLine, end WebhookEnd) (held bool, err error) {
 	if len(end.EventIDs) == 0 {
 		return false, errors.New("record what became of webhooks: there are none")
@@ -204,13 +205,13 @@ UPDATE webhooks SET attempts = attempts + 1, last_error = $3 WHERE provider = $1
 	})
 }
 
-// holding runs a transaction under the lock of a line, if the lease still holds.
+// holding runs a transaction under the lock of a line, if nobody else has claimed it.
 // The line is locked before its events, as StoreWebhook does it.
 func (d *DB) holding(ctx context.Context, doing string, line WebhookLine, held *bool, do func(ctx context.Context, tx *sqlx.Tx) error) error {
 	return d.write(ctx, doing, func(ctx context.Context, tx *sqlx.Tx) (err error) {
 		var one int
 		*held, err = first(ctx, tx, &one, `
-SELECT 1 FROM webhook_lines WHERE provider = $1 AND connection_id = $2 AND due_at = $3 FOR UPDATE`, line.Provider, line.ConnectionID, line.Until)
+SELECT 1 FROM webhook_lines WHERE provider = $1 AND connection_id = $2 AND lease = $3 FOR UPDATE`, line.Provider, line.ConnectionID, line.Lease)
 		if err != nil || !*held {
 			return err
 		}

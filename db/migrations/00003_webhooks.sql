@@ -33,15 +33,16 @@ CREATE INDEX webhooks_of_connection ON webhooks (connection_id, seq) WHERE conne
 CREATE INDEX webhooks_of_case ON webhooks (case_id, seq) WHERE case_id <> '';
 
 -- The connections of which events wait: one row for each, however many wait.
--- Whoever claims a line moves due_at to the end of the lease, and holds it for
--- as long as due_at says so. last_seq is the newest event's: a line ends only if
--- nothing has arrived that was not seen.
+-- Whoever claims a line moves due_at to the end of the lease and holds it until
+-- somebody else claims it: lease is another number each time. last_seq is the
+-- newest event's: a line ends only if nothing has arrived that was not seen.
 CREATE TABLE webhook_lines (
     provider      text NOT NULL,
     connection_id text NOT NULL CONSTRAINT webhook_lines_connection_set CHECK (connection_id <> ''),
     last_seq      bigint NOT NULL,
     attempts      integer NOT NULL DEFAULT 0,
     due_at        timestamptz NOT NULL,
+    lease         bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (provider, connection_id)
 );
 CREATE INDEX webhook_lines_due ON webhook_lines (due_at);
