@@ -57,20 +57,20 @@ const (
 // WebhookCoalesced is the result of an event that said the same as the one after it.
 const WebhookCoalesced = "coalesced"
 
-// storeWebhook gives the event its place in the order under the lock of its
-// line, so that of two events of a connection the one with the lower place is
-// never seen later. A repeated event takes no lock and writes nothing.
+// storeWebhook gives the event its place in the order while it holds its line,
+// so that of two events of a connection the one with the lower place is never
+// seen later. A repeated event takes no lock and writes nothing.
 const storeWebhook = `
 WITH line AS (
     INSERT INTO webhook_lines (provider, connection_id, last_seq, due_at)
-    SELECT $1, $6, nextval('webhooks_arrivals'), $4
+    SELECT $1, $6, 0, $4
      WHERE $12 = 'waiting' AND NOT EXISTS (SELECT FROM webhooks WHERE provider = $1 AND event_id = $2)
     ON CONFLICT (provider, connection_id) DO UPDATE SET last_seq = nextval('webhooks_arrivals')
     RETURNING last_seq
 )
 INSERT INTO webhooks (provider, event_id, body_sha256, received_at, type, connection_id, entity_id, status, job_id, body, result, state, processed_at, seq)
 SELECT $1, $2, $3, $4::timestamptz, $5, $6, $7, $8, $9, $10, $11, $12,
-       CASE WHEN $12 <> 'waiting' THEN $4::timestamptz END, coalesce((SELECT last_seq FROM line), nextval('webhooks_arrivals'))
+       CASE WHEN $12 <> 'waiting' THEN $4::timestamptz END, coalesce(nullif((SELECT last_seq FROM line), 0), nextval('webhooks_arrivals'))
  WHERE $12 <> 'waiting' OR EXISTS (SELECT FROM line)
 ON CONFLICT (provider, event_id) DO NOTHING`
 

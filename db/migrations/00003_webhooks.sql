@@ -35,7 +35,8 @@ CREATE INDEX webhooks_of_case ON webhooks (case_id, seq) WHERE case_id <> '';
 -- The connections of which events wait: one row for each, however many wait.
 -- Whoever claims a line moves due_at to the end of the lease and holds it until
 -- somebody else claims it: lease is another number each time. last_seq is the
--- newest event's: a line ends only if nothing has arrived that was not seen.
+-- newest event's, or 0 if none has come after the one that began the line: it
+-- ends only if nothing has arrived that was not seen.
 CREATE TABLE webhook_lines (
     provider      text NOT NULL,
     connection_id text NOT NULL CONSTRAINT webhook_lines_connection_set CHECK (connection_id <> ''),
