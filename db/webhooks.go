@@ -85,9 +85,21 @@ func (d *DB) StoreWebhook(ctx context.Context, w Webhook, body []byte) (fresh bo
 	sum := sha256.Sum256(body)
 	// JSON may write the sign of an address in another way.
 	w.Body = plain(strings.ReplaceAll(w.Body, `\u0040`, "@"))
-	err = d.write(ctx, doing, func(ctx context.Context, tx *sqlx.Tx) error {
-		fresh, err = changed(ctx, tx, storeWebhook, w.Provider, w.EventID, sum[:], w.ReceivedAt,
+	// Unlike other writes it does without BEGIN and COMMIT, for the provider
+	// waits: should the connection break before the answer, the statement may be
+	// run twice, and then says that the event is stored already. It is.
+	err = d.read(ctx, doing, func(ctx context.Context) error {
+		statement, err := d.store.on(ctx, d.sqlx)
+		if err != nil {
+			return err
+		}
+		result, err := statement.ExecContext(ctx, w.Provider, w.EventID, sum[:], w.ReceivedAt,
 			plain(w.Type), w.ConnectionID, w.EntityID, w.Status, w.JobID, w.Body, w.Result, w.State)
+		if err != nil {
+			return err
+		}
+		rows, err := result.RowsAffected()
+		fresh = rows > 0
 		return err
 	})
 	return fresh && err == nil, err

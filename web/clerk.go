@@ -156,7 +156,7 @@ func (c *clerk) succeeded() {
 // even if we are stopped meanwhile.
 func (c *clerk) work(ctx context.Context, line db.WebhookLine) {
 	record := context.WithoutCancel(ctx)
-	events, err := c.DB.WaitingWebhooks(ctx, line, clerkBatch)
+	events, err := c.DB.WaitingWebhooks(record, line, clerkBatch)
 	if err != nil {
 		c.failed()
 		c.notRecorded(ctx, line, err)

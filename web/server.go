@@ -22,6 +22,8 @@ type server struct {
 	metrics *metrics
 	touched touches
 	seldom  seldom
+	// stored are webhooks that are certainly stored.
+	stored recent
 }
 
 // Service is the HTTP side of reauth: an http.Handler, and what it does beside

@@ -54,15 +54,23 @@ func (s *server) finchWebhook(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, s.unverified(ctx, err))
 		return
 	}
+	if s.stored.has(eventID) { // a flood of one event asks the database once
+		s.metrics.webhook(ctx, "finch", "repeated")
+		writeJSON(w, http.StatusOK, webhookAnswer{Result: "repeated"})
+		return
+	}
 	event := finchEvent(eventID, body, s.Job != nil)
 	event.ReceivedAt = s.Now()
 	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	fresh, err := s.DB.StoreWebhook(bounded, event, body)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.metrics.webhook(ctx, "finch", "failed")
 		writeProblem(w, s.databaseDown(ctx, "storing a webhook", err))
+		return
+	}
+	s.stored.add(eventID)
+	switch {
 	case !fresh:
 		s.metrics.webhook(ctx, "finch", "repeated")
 		writeJSON(w, http.StatusOK, webhookAnswer{Result: "repeated"})
