@@ -27,8 +27,8 @@ const (
 	clerkJobs   = 2
 	// clerkLease outlives an act that takes its time. What is left of a line
 	// clerkMargin before its end is left to the next who claims it.
-	clerkLease  = 2 * time.Minute
-	clerkMargin = time.Minute
+	clerkLease  = time.Minute
+	clerkMargin = 40 * time.Second
 	// clerkBatch is how many events of a connection are read at a time.
 	clerkBatch = 500
 	// jobTimeout bounds the question what became of a job.
