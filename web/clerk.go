@@ -31,8 +31,10 @@ const (
 	clerkMargin = 40 * time.Second
 	// clerkBatch is how many events of a connection are read at a time.
 	clerkBatch = 500
-	// jobTimeout bounds the question what became of a job.
+	// jobTimeout bounds the question what became of a job. A token that was
+	// minted jobDoubt after its end, by two clocks, is a newer one.
 	jobTimeout = 20 * time.Second
+	jobDoubt   = time.Minute
 
 	// clerkFirstWait grows threefold with every failure, to clerkMaxWait.
 	clerkFirstWait = time.Second
@@ -473,7 +475,7 @@ func (c *clerk) obeyJob(ctx context.Context, connection reauth.Connection, e fin
 	if err != nil {
 		return c.jobRefused(ctx, connection, e, token, err)
 	}
-	late := token.MintedAt.After(job.CompletedAt.Time) && !job.CompletedAt.IsZero()
+	late := !job.CompletedAt.IsZero() && token.MintedAt.After(job.CompletedAt.Add(jobDoubt))
 	switch {
 	case job.Running():
 		return deed{}, &later{problem: "the job is " + job.Status, tries: clerkJobTries}

@@ -45,6 +45,7 @@ func TestWebhookOfAJob(t *testing.T) {
 	over := func(status string) finch.Job {
 		return finch.Job{ID: "j", Status: status, CompletedAt: finch.Timestamp{Time: ended}}
 	}
+	shared := newFixture(t)
 	for name, test := range map[string]struct {
 		job     finch.Job
 		err     error
@@ -59,7 +60,8 @@ func TestWebhookOfAJob(t *testing.T) {
 		"a status to come":                 {job: over("postponed"), result: "fine"},
 		"it met a lost login":              {job: over("reauth_error"), result: "reported", codes: []string{"reauthenticate_user"}},
 		"it lacked permissions":            {job: over("permissions_error"), result: "reported", codes: []string{"error_permissions"}},
-		"the customer came through since":  {job: over("reauth_error"), prepare: func(f *fixture) { f.withToken(connID, ended.Add(time.Second)) }, result: "superseded"},
+		"the customer came through since":  {job: over("reauth_error"), prepare: func(f *fixture) { f.withToken(connID, ended.Add(jobDoubt+time.Second)) }, result: "superseded"},
+		"the token is as old as the job":   {job: over("reauth_error"), prepare: func(f *fixture) { f.withToken(connID, ended.Add(time.Second)) }, result: "reported", codes: []string{"reauthenticate_user"}},
 		"the question is refused for it":   {err: &finch.Error{Status: 401, FinchCode: "reauthenticate_user"}, result: "reported", codes: []string{"reauthenticate_user"}},
 		"the account needs mending":        {err: &finch.Error{Status: 401, FinchCode: "account_setup_required"}, result: "reported", codes: []string{"account_setup_required"}},
 		"there is no such job":             {err: &finch.Error{Status: 404, Name: "not_found_error"}, result: "abandoned", state: db.WebhookAbandoned},
@@ -69,7 +71,7 @@ func TestWebhookOfAJob(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := 0
-			f := newFixture(t, func(c *Config) {
+			f := shared.again(t, func(c *Config) {
 				c.Job = func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
 					asked++
 					require.Equal(t, []any{reauth.DefaultApplication, "token-Hush-" + connID, "job-7", finch.PriorityConfirm}, []any{application, token.Reveal(), jobID, finch.PriorityOf(ctx)})
@@ -114,6 +116,7 @@ func TestWebhookOfAJobWithoutAToken(t *testing.T) {
 // A provider that does not answer is asked again, for a while; what comes after
 // waits no longer than that.
 func TestWebhookOfAJobThatIsNotAnswered(t *testing.T) {
+	shared := newFixture(t)
 	for name, answer := range map[string]func() (finch.Job, error){
 		"no answer":  func() (finch.Job, error) { return finch.Job{}, fmt.Errorf("finch: %w", finch.ErrNoAnswer) },
 		"too often":  func() (finch.Job, error) { return finch.Job{}, &finch.Error{Status: 429, RetryAfter: 10 * time.Minute} },
@@ -122,7 +125,7 @@ func TestWebhookOfAJobThatIsNotAnswered(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := 0
-			f := newFixture(t, func(c *Config) {
+			f := shared.again(t, func(c *Config) {
 				c.Job = func(context.Context, string, secrets.Secret, string) (finch.Job, error) { asked++; return answer() }
 			})
 			f.register(connID)
