@@ -112,7 +112,7 @@ func (s *server) open(ctx context.Context, c reauth.Connection, in reauth.Input)
 		}
 	}
 	if in.Source.Machine() {
-		until, reason, suppressed, err := s.DB.Suppressed(ctx, c.ConnectionID, in.Source, s.Now())
+		until, reason, suppressed, err := s.DB.Suppressed(ctx, c.ConnectionID, in.Source, in.FinchCode, s.Now())
 		if err != nil {
 			return ReportResult{}, s.databaseDown(ctx, "looking a suppression up", err)
 		}
