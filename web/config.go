@@ -49,6 +49,11 @@ type Config struct {
 	Starter Starter
 	// Introspect asks the provider what a token is worth.
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
+	// FindConnection asks the provider which connection a customer has; ""
+	// means that the provider knows none. It returns ErrUnknownApplication like
+	// Introspect. It is called only where a report asks for it (ask_provider), and
+	// the connection is registered before it is reported. Nil: it is not available.
+	FindConnection func(ctx context.Context, application, customerID, customerName string) (connectionID string, err error)
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error
 
@@ -81,6 +86,10 @@ type Config struct {
 	CodecOpen, MetricsOpen bool
 	// TemporalUIURL is where operators find a case's workflow. Optional.
 	TemporalUIURL string
+
+	// Stopping is done when the service is to stop: answers that are held back
+	// are given then. Optional.
+	Stopping context.Context
 
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix

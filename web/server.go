@@ -21,6 +21,8 @@ type server struct {
 	pages   *pages
 	metrics *metrics
 	touched touches
+	joins   joiner
+	waits   waits
 }
 
 // New returns the service's handler. It stores the bootstrap API key, so the
@@ -50,6 +52,7 @@ func New(c Config) (http.Handler, error) {
 func (s *server) routes(api huma.API) {
 	s.connectionRoutes(api)
 	s.reportRoutes(api)
+	s.anyReportRoutes(api)
 	s.caseRoutes(api)
 	s.steeringRoutes(api)
 	s.stormRoutes(api)
