@@ -6,27 +6,25 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net/http"
-	"strings"
 	"sync"
 	"time"
 )
 
 const (
-	// maxError bounds what is read ahead of a 401, whose body is some hundred
+	// maxError bounds what is read ahead of a refusal, whose body is some hundred
 	// bytes.
 	maxError = 64 << 10
-	// maxBatch bounds what is looked at of a batch. Where a connection is
-	// stale every item says so, so its beginning is enough.
+	// maxBatch bounds what is looked at of a success. Where a connection is
+	// stale every item of a batch says so, so its beginning is enough.
 	maxBatch = 1 << 20
-	// patience is how long a 401 may wait for its body, which comes with it. A
+	// patience is how long a refusal may wait for its body, which comes with it. A
 	// body that takes longer is handed on as it comes.
 	patience = 100 * time.Millisecond
 )
 
 var errReadAfterClose = errors.New("http: read on closed response body")
 
-// ahead is the body of a 401. It is read in the background, up to maxError, so
+// ahead is the body of a refusal. It is read in the background, up to maxError, so
 // that the answer is understood even if the caller looks at nothing but its
 // status; the caller reads the same bytes and errors at its own pace.
 type ahead struct {
@@ -156,26 +154,6 @@ func (o *overheard) listen(read []byte, ended bool) {
 	o.heard(head)
 }
 
-// each stands in a path for every element of an array.
-const each = "[]"
-
-// says returns a function that reports whether what an answer begins with says,
-// at a path of its JSON, that the customer must log in again.
-func says(resp *http.Response, path ...string) func(head []byte) bool {
-	// The standard transport takes this header off when it decompresses.
-	zipped := strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip")
-	return func(head []byte) bool {
-		if zipped {
-			head = unzip(head)
-		}
-		if !bytes.Contains(head, []byte(codeReauth)) {
-			return false
-		}
-		found, _ := find(json.NewDecoder(bytes.NewReader(head)), path)
-		return found
-	}
-}
-
 // unzip returns what can be decompressed of a part of a body.
 func unzip(head []byte) []byte {
 	r, err := gzip.NewReader(bytes.NewReader(head))
@@ -186,16 +164,21 @@ func unzip(head []byte) []byte {
 	return plain
 }
 
-// find reads the next value and reports whether it holds codeReauth at the
-// path. The error says that the JSON is malformed or cut off.
-func find(d *json.Decoder, path []string) (bool, error) {
+// each stands in a path for every element of an array.
+const each = "[]"
+
+// walk reads the next value and visits every text at the path, in order, until
+// visit says that it has seen enough. The error says that the JSON is malformed
+// or cut off.
+func walk(d *json.Decoder, path []string, visit func(text string) (enough bool)) (enough bool, err error) {
 	token, err := d.Token()
 	if err != nil {
 		return false, err
 	}
 	delim, ok := token.(json.Delim)
 	if !ok {
-		return len(path) == 0 && token == codeReauth, nil
+		text, ok := token.(string)
+		return ok && len(path) == 0 && visit(text), nil
 	}
 	for d.More() {
 		onPath := delim == '[' && len(path) > 0 && path[0] == each
@@ -212,8 +195,8 @@ func find(d *json.Decoder, path []string) (bool, error) {
 			}
 			continue
 		}
-		if found, err := find(d, path[1:]); found || err != nil {
-			return found, err
+		if enough, err := walk(d, path[1:], visit); enough || err != nil {
+			return enough, err
 		}
 	}
 	_, err = d.Token()
