@@ -33,7 +33,8 @@ var (
 // are counted and not believed; see Stats.
 //
 // The caller gets exactly what it would get without a Transport: the same
-// answer, bytes and errors, as soon. However many calls fail, a connection is
+// answer, bytes and errors, as soon. An answer is understood as the caller reads
+// it or, where it reads nothing, once it closes the body. However many calls fail, a connection is
 // reported once per Interval; a report that fails is tried again until it
 // succeeds or proves useless.
 //
@@ -88,6 +89,7 @@ type Transport struct {
 	mu      sync.Mutex
 	closed  bool
 	waiting int
+	besides int // functions that beside runs
 	done    sync.WaitGroup
 }
 
@@ -132,12 +134,33 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			notice(found)
 		}
 	}
+	body := &overheard{body: resp.Body, limit: maxBatch, heard: heard}
 	if refusal {
-		resp.Body = readAhead(resp.Body, heard)
-	} else {
-		resp.Body = &overheard{ReadCloser: resp.Body, heard: heard}
+		body.limit, body.beside = maxError, t.beside
 	}
+	resp.Body = body
 	return resp, nil
+}
+
+// beside runs what a caller need not wait for. Close waits for it.
+func (t *Transport) beside(do func()) {
+	t.init()
+	t.mu.Lock()
+	waited := !t.closed
+	if waited {
+		t.besides++
+		t.done.Add(1)
+	}
+	t.mu.Unlock()
+	go func() {
+		do()
+		if waited {
+			t.mu.Lock()
+			t.besides--
+			t.mu.Unlock()
+			t.done.Done()
+		}
+	}()
 }
 
 func (t *Transport) base() http.RoundTripper {
@@ -216,15 +239,16 @@ func (t *Transport) notice(in reauth.Input) {
 		t.failed("", ErrNoConnection)
 		return
 	}
-	if err := checkReport(in); err != nil {
-		t.counters.refused.Add(1)
-		t.failed(in.ConnectionID, err)
-		return
-	}
 	t.distrust(in)
 	report := t.coalesce.noticed(in, time.Now())
 	if report == nil {
 		t.counters.coalesced.Add(1)
+		return
+	}
+	if err := checkReport(in); err != nil {
+		t.coalesce.made(report, time.Now()) // as useless as one that is refused
+		t.counters.refused.Add(1)
+		t.failed(in.ConnectionID, err)
 		return
 	}
 	if err := t.enter(); err != nil {
@@ -258,7 +282,7 @@ func (t *Transport) enter() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case t.closed:
+	case t.closed && t.besides == 0: // what Close waits for may still report
 		return ErrClosed
 	case t.waiting >= cmp.Or(t.Queue, 10_000):
 		return ErrQueueFull

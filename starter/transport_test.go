@@ -297,7 +297,10 @@ func TestTheCallerReadsWhatItWouldReadWithout(t *testing.T) {
 		url    string
 		status int
 		text   string
-	}{{"401", company, 401, staleBody}, {"batch", people, 200, batchBody}} {
+	}{
+		{"401", company, 401, staleBody}, {"403", company, 403, permissionBody}, {"batch", people, 200, batchBody},
+		{"job", jobs + "/j-1", 200, `{"status":"reauth_error"}`}, {"introspection", introspection, 200, `{"connection_status":{"status":"reauth"}}`},
+	} {
 		for _, size := range sizes {
 			text := of.text
 			text += strings.Repeat(" x", max(0, size-len(text)))[:max(0, size-len(text))]
