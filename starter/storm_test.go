@@ -96,7 +96,7 @@ func TestStormSmall(t *testing.T) {
 // tens of milliseconds at best; where the server answers at once, callers and
 // server fight for the processors, and the ratio is that of the work they do.
 func BenchmarkStorm(b *testing.B) {
-	b.Run("provider takes 20 ms", func(b *testing.B) { benchmarkStorm(b, 20*time.Millisecond, 256) })
+	b.Run("provider takes 20 ms", func(b *testing.B) { benchmarkStorm(b, 20*time.Millisecond, 64) })
 	b.Run("provider answers at once", func(b *testing.B) { benchmarkStorm(b, 0, 64) })
 }
 

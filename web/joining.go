@@ -41,6 +41,7 @@ type joiner struct {
 	mu      sync.Mutex
 	flights map[evidence]*flight
 	known   map[string]knownCase // by connection
+	words   uint64
 	swept   time.Time
 }
 
@@ -58,6 +59,7 @@ type knownCase struct {
 	caseID string
 	of     evidence
 	at     time.Time
+	word   uint64 // counts what Temporal said
 }
 
 // flight is a report on its way to Temporal, which others wait for.
@@ -67,26 +69,33 @@ type flight struct {
 	err      error
 }
 
+// last is what Temporal said last of a connection.
+func (j *joiner) last(connectionID string) knownCase {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.known[connectionID]
+}
+
 // runs tells whether Temporal said lately that a case runs.
-func (j *joiner) runs(c db.Case, now time.Time) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	known, ok := j.known[c.ConnectionID]
-	return ok && known.caseID == c.CaseID && now.Sub(known.at) < runningFor
+func (k knownCase) runs(caseID string, now time.Time) bool {
+	return k.word > 0 && k.caseID == caseID && now.Sub(k.at) < runningFor
 }
 
-// begun is the case that was begun a moment ago on the same evidence, if any.
-func (j *joiner) begun(of evidence, now time.Time) (caseID string, ok bool) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	known, ok := j.known[of.connectionID]
-	return known.caseID, ok && known.of == of && now.Sub(known.at) < begunFor
+// begun tells whether Temporal said a moment ago, of the same evidence, that a
+// case runs.
+func (k knownCase) begun(of evidence, now time.Time) bool {
+	return k.word > 0 && k.of == of && now.Sub(k.at) < begunFor
 }
 
-// report makes a report, or waits for the same one that is under way. The
-// report does not end with the caller who happened to be the first.
-func (j *joiner) report(ctx context.Context, of evidence, now func() time.Time, start func(context.Context) (starter.Reported, error)) (starter.Reported, error) {
+// report makes a report, or waits for the same one that is under way, or takes
+// the word of one that has ended since the caller asked for the last. The report
+// does not end with the caller who happened to be the first.
+func (j *joiner) report(ctx context.Context, of evidence, last knownCase, now func() time.Time, start func(context.Context) (starter.Reported, error)) (starter.Reported, error) {
 	j.mu.Lock()
+	if known := j.known[of.connectionID]; known.word != last.word && known.of == of {
+		j.mu.Unlock()
+		return starter.Reported{CaseID: known.caseID, WorkflowID: reauth.WorkflowID(of.connectionID)}, nil
+	}
 	f, ok := j.flights[of]
 	if !ok {
 		f = &flight{done: make(chan struct{})}
@@ -126,16 +135,18 @@ func (j *joiner) landed(of evidence, f *flight, now time.Time) {
 		if j.known == nil {
 			j.known = map[string]knownCase{}
 		}
-		j.known[of.connectionID] = knownCase{caseID: f.reported.CaseID, of: of, at: now}
+		j.words++
+		j.known[of.connectionID] = knownCase{caseID: f.reported.CaseID, of: of, at: now, word: j.words}
 	}
 	close(f.done)
 }
 
 // openOrJoin opens a case on a machine's report, or joins the one that is open.
 func (s *server) openOrJoin(ctx context.Context, in reauth.Input, current bool) (ReportResult, error) {
+	last := s.joins.last(in.ConnectionID) // before the database is asked: it must not be newer
 	open, err := s.DB.OpenCaseOf(ctx, in.ConnectionID)
 	switch {
-	case err == nil && s.joins.runs(open, s.Now()):
+	case err == nil && last.runs(open.CaseID, s.Now()):
 		s.metrics.coalesced(ctx, in.Source)
 		return s.joined(ctx, open, in), nil
 	case errors.Is(err, db.ErrNotFound):
@@ -147,17 +158,21 @@ func (s *server) openOrJoin(ctx context.Context, in reauth.Input, current bool) 
 			until = until.UTC()
 			return ReportResult{Suppressed: true, Reason: reason, Until: &until}, nil
 		}
-		if caseID, ok := s.joins.begun(evidenceOf(in), s.Now()); ok {
-			// Without a row it is still at its beginning; with one it is over.
-			if _, err := s.DB.CaseByID(ctx, caseID); errors.Is(err, db.ErrNotFound) {
+		if last.begun(evidenceOf(in), s.Now()) {
+			// Without a row it is still at its beginning; with a closed one it is over.
+			begun, err := s.DB.CaseByID(ctx, last.caseID)
+			if errors.Is(err, db.ErrNotFound) {
+				begun, err = db.Case{CaseID: last.caseID, Phase: reauth.PhaseConfirming}, nil
+			}
+			if err == nil && begun.Open() {
 				s.metrics.coalesced(ctx, in.Source)
-				return s.joined(ctx, db.Case{CaseID: caseID, Phase: reauth.PhaseConfirming}, in), nil
+				return s.joined(ctx, begun, in), nil
 			}
 		}
 	case err != nil:
 		return ReportResult{}, s.databaseDown(ctx, "reading the open case", err)
 	}
-	reported, err := s.joins.report(ctx, evidenceOf(in), s.Now, func(ctx context.Context) (starter.Reported, error) {
+	reported, err := s.joins.report(ctx, evidenceOf(in), last, s.Now, func(ctx context.Context) (starter.Reported, error) {
 		return s.startCase(ctx, in)
 	})
 	if err != nil {
