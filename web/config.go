@@ -52,6 +52,11 @@ type Config struct {
 	// Job asks the provider what became of a job of a token's connection.
 	// Without it, events about jobs are kept and ignored.
 	Job func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error)
+	// FindConnection asks the provider which connection a customer has; ""
+	// means that the provider knows none. It returns ErrUnknownApplication like
+	// Introspect. It is called only where a report asks for it (ask_provider), and
+	// the connection is registered before it is reported. Nil: it is not available.
+	FindConnection func(ctx context.Context, application, customerID, customerName string) (connectionID string, err error)
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error
 
@@ -84,6 +89,10 @@ type Config struct {
 	CodecOpen, MetricsOpen bool
 	// TemporalUIURL is where operators find a case's workflow. Optional.
 	TemporalUIURL string
+
+	// Stopping is done when the service is to stop: answers that are held back
+	// are given then. Optional.
+	Stopping context.Context
 
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix

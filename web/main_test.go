@@ -443,6 +443,7 @@ type fakeTemporal struct {
 	idle     bool // no worker runs
 	noCase   bool // nothing runs that could be signalled
 	onCode   func()
+	closing  string // a case that is over, but whose workflow still runs
 	reports  []reauth.Input
 	codes    []reauth.CodeReceived
 	codesFor []string
@@ -462,6 +463,10 @@ func (f *fakeTemporal) Report(ctx context.Context, in reauth.Input) (starter.Rep
 	}
 	f.reports = append(f.reports, in)
 	reported := starter.Reported{CaseID: "case-" + in.ConnectionID, WorkflowID: reauth.WorkflowID(in.ConnectionID), Created: true}
+	if f.closing != "" {
+		reported.CaseID, reported.Created = f.closing, false
+		return reported, nil
+	}
 	if open, err := f.db.OpenCaseOf(ctx, in.ConnectionID); err == nil {
 		reported.CaseID, reported.Created = open.CaseID, false
 		return reported, nil

@@ -24,6 +24,8 @@ type server struct {
 	seldom  seldom
 	// stored are webhooks that are certainly stored.
 	stored recent
+	joins   joiner
+	waits   waits
 }
 
 // Service is the HTTP side of reauth: an http.Handler, and what it does beside
@@ -65,6 +67,7 @@ func New(c Config) (*Service, error) {
 func (s *server) routes(api huma.API) {
 	s.connectionRoutes(api)
 	s.reportRoutes(api)
+	s.anyReportRoutes(api)
 	s.caseRoutes(api)
 	s.steeringRoutes(api)
 	s.stormRoutes(api)

@@ -75,6 +75,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	}()
 	config := c.config(keys, temporal, logger)
 	config.Campaigns = campaigns.Names()
+	config.Stopping = ctx
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
