@@ -174,7 +174,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, (SELECT max(at) 
 		return false, err
 	}
 	if newer {
-		return false, addClosed(ctx, tx, c.ConnectionID, c.CaseID, reauth.OutcomeCancelled, ReasonTerminated, c.OpenedAt)
+		return false, addClosed(ctx, tx, c.ConnectionID, c.CaseID, reauth.OutcomeCancelled, "", ReasonTerminated, c.OpenedAt)
 	}
 	if !c.Source.Machine() {
 		if err := endSuppression(ctx, tx, c.ConnectionID, c.OpenedAt); err != nil {
@@ -332,6 +332,8 @@ type Closing struct {
 	Outcome reauth.Outcome
 	// Reason says why, as reauth.ReasonConnectionNotFound or in words.
 	Reason string
+	// By says who ended it, where a person did; empty otherwise.
+	By string
 	// Generation is the one that the case ended with; 0 keeps what is stored.
 	Generation int64
 	At         time.Time
@@ -430,11 +432,14 @@ UPDATE cases
 		closing.CaseID, closing.Outcome, reason, closing.Generation, closing.At); err != nil {
 		return err
 	}
-	return addClosed(ctx, tx, connectionID, closing.CaseID, closing.Outcome, reason, closedAt)
+	return addClosed(ctx, tx, connectionID, closing.CaseID, closing.Outcome, closing.By, reason, closedAt)
 }
 
-func addClosed(ctx context.Context, tx *sqlx.Tx, connectionID, caseID string, outcome reauth.Outcome, reason string, at time.Time) error {
+func addClosed(ctx context.Context, tx *sqlx.Tx, connectionID, caseID string, outcome reauth.Outcome, by, reason string, at time.Time) error {
 	detail := string(outcome)
+	if by != "" {
+		detail += " by " + by
+	}
 	if reason != "" {
 		detail += ": " + reason
 	}
