@@ -225,8 +225,9 @@ func (d *DB) Cases(ctx context.Context, filter CaseFilter, after string, limit i
 		return d.sqlx.SelectContext(ctx, &list, selectCases+`
  WHERE ($1 = '' OR k.phase = $1) AND ($2 = '' OR k.outcome = $2) AND ($3 = '' OR k.provider = $3)
    AND (NOT $4 OR (k.opened_at, k.case_id) < ($5, $6))
+   AND ($8 = '' OR c.application = $8)
  ORDER BY k.opened_at DESC, k.case_id DESC LIMIT $7`,
-			filter.Phase, filter.Outcome, filter.Provider, given, from.At, from.ID, limit+1)
+			filter.Phase, filter.Outcome, filter.Provider, given, from.At, from.ID, limit+1, within(ctx))
 	})
 	if len(list) > limit {
 		list = list[:limit]

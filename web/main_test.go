@@ -452,6 +452,7 @@ type fakeTemporal struct {
 	snoozes  []reauth.Snooze
 	stops    []reauth.StopNotices
 	changes  []reauth.ContactsChanged
+	reminds  []reauth.RemindNow
 }
 
 func (f *fakeTemporal) Report(ctx context.Context, in reauth.Input) (starter.Reported, error) {
@@ -556,4 +557,10 @@ func (f *fakeTemporal) ContactsChanged(ctx context.Context, id string, m reauth.
 	return err
 }
 
-func (f *fakeTemporal) RemindNow(_ context.Context, id string) error { return f.signal("remind " + id) }
+func (f *fakeTemporal) Remind(_ context.Context, id string, m reauth.RemindNow) error {
+	if err := f.signal("remind " + id); err != nil {
+		return err
+	}
+	f.reminds = append(f.reminds, m)
+	return nil
+}

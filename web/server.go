@@ -21,6 +21,7 @@ type server struct {
 	pages   *pages
 	metrics *metrics
 	touched touches
+	limits  *limiters
 }
 
 // New returns the service's handler. It stores the bootstrap API key, so the
@@ -34,7 +35,7 @@ func New(c Config) (http.Handler, error) {
 	if err := c.ensureBootstrapKey(ctx); err != nil {
 		return nil, err
 	}
-	s := &server{Config: c, mux: http.NewServeMux()}
+	s := &server{Config: c, mux: http.NewServeMux(), limits: newLimiters(c.Limits)}
 	var err error
 	if s.pages, err = newPages(&s.Config); err != nil {
 		return nil, err
@@ -86,6 +87,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // route answers what no route takes in the service's own words; everything
 // else is the mux's.
 func (s *server) route(w http.ResponseWriter, r *http.Request) {
+	if !s.withinRate(w, r) {
+		return
+	}
 	handler, pattern := s.mux.Handler(r)
 	if pattern != "" {
 		s.mux.ServeHTTP(w, r)

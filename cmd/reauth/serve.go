@@ -37,9 +37,9 @@ type serveCommand struct {
 
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	logger := c.logger(s.err)
-	keys, err := secrets.Load(c.Keyset)
+	keys, err := c.keys()
 	if err != nil {
-		return malformed("REAUTH_KEYSET", err)
+		return err
 	}
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
@@ -98,6 +98,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(ctx)
 		}()
 		defer func() { <-forwarded }()
+		defer holdKeys(ctx, database, keys, "serve", logger)()
 		select {
 		case <-ctx.Done():
 		case err := <-stopped:

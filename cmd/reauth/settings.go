@@ -237,7 +237,7 @@ func checkDatabaseURL(value string) error {
 }
 
 func checkKeyset(value string) error {
-	_, err := secrets.Load(value)
+	_, err := secrets.Load(value, keyServices()...)
 	return err
 }
 
@@ -350,6 +350,9 @@ func checkAPIKey(value string) error {
 	}
 	if len(value) > 500 {
 		return errors.New("it is too long")
+	}
+	if secrets.CheckAPIKey(value) != nil {
+		return errors.New("it is mistyped or cut off: its checksum does not fit")
 	}
 	return checkPrintable(value)
 }
