@@ -319,6 +319,8 @@ type ContactsChanged struct {
 type NoticesReleased struct {
 	StormID string    `json:"storm_id"`
 	At      time.Time `json:"at"`
+	// How says in words how the storm ended: "released by key ops-anna".
+	How string `json:"how,omitempty"`
 }
 
 // ReleaseStorm is the message of SignalReleaseStorm.

@@ -211,7 +211,11 @@ func (c *reauthCase) release(ctx workflow.Context, m reauth.NoticesReleased) {
 			c.steps[i].at, c.steps[i].held = at, false
 		}
 	}
-	c.record(ctx, "released", "The storm is over: the first notice may go out.")
+	how := ""
+	if m.How != "" {
+		how = " (" + clip(m.How, 200) + ")"
+	}
+	c.record(ctx, "released", "The storm is over"+how+": the first notice may go out.")
 	c.show(ctx)
 }
 

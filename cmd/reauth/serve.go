@@ -117,6 +117,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
 	}
+	limits, _ := parseRateLimits(c.RateLimits) // checked before
 	return web.Config{
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
@@ -141,6 +142,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		MetricsOpen:         isTrue(c.MetricsOpen),
 		TemporalUIURL:       c.TemporalUIURL,
 		TrustedProxies:      proxies,
+		Limits:              limits,
 		Logger:              logger,
 		Version:             version(),
 	}
