@@ -354,6 +354,14 @@ func (f *fixture) close(caseID string, outcome reauth.Outcome, reason string) {
 	require.True(f.t, first)
 }
 
+// pool is the database, past package db.
+func (f *fixture) pool() *sql.DB {
+	f.t.Helper()
+	pool, err := sql.Open("postgres", f.url)
+	require.NoError(f.t, err)
+	return pool
+}
+
 // sql runs a statement for which db has no method.
 func (f *fixture) sql(statement string, args ...any) {
 	f.t.Helper()

@@ -26,7 +26,7 @@ const (
 	// one that was killed, or whose clock is a little late.
 	unsaid = 5 * time.Minute
 	// temporalPatience bounds what Temporal is asked.
-	temporalPatience = 10 * time.Second
+	temporalPatience = 5 * time.Second
 )
 
 type keyFacts struct {
