@@ -33,7 +33,7 @@ type Starter interface {
 	Restored(ctx context.Context, connectionID string) error
 	Cancel(ctx context.Context, connectionID string, m reauth.Cancel) error
 	Snooze(ctx context.Context, connectionID string, m reauth.Snooze) error
-	RemindNow(ctx context.Context, connectionID string) error
+	Remind(ctx context.Context, connectionID string, m reauth.RemindNow) error
 	StopNotices(ctx context.Context, connectionID string, m reauth.StopNotices) error
 	// ContactsChanged is nil when no case is open.
 	ContactsChanged(ctx context.Context, connectionID string, m reauth.ContactsChanged) error
@@ -94,6 +94,8 @@ type Config struct {
 	// are given then. Optional.
 	Stopping context.Context
 
+	// Limits bound how many requests are answered. Optional.
+	Limits Limits
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Registry collects the metrics; by default a new one.
@@ -137,6 +139,7 @@ func (c *Config) check() error {
 			return fmt.Errorf("web: CodecOrigins holds %q, but %w", origin, err)
 		}
 	}
+	c.Limits.fill()
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
 	}
@@ -200,7 +203,7 @@ func (c *Config) ensureBootstrapKey(ctx context.Context) error {
 	if c.BootstrapAPIKey == "" {
 		return nil
 	}
-	if err := c.DB.EnsureAPIKey(ctx, "bootstrap", hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
+	if err := c.DB.EnsureAPIKey(ctx, BootstrapKeyName, hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
 		return fmt.Errorf("storing the bootstrap API key: %w", err)
 	}
 	return nil

@@ -38,9 +38,9 @@ type serveCommand struct {
 
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	logger := c.logger(s.err)
-	keys, err := secrets.Load(c.Keyset)
+	keys, err := c.keys()
 	if err != nil {
-		return malformed("REAUTH_KEYSET", err)
+		return err
 	}
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
@@ -104,6 +104,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		beside.Go(func() { handler.ActOnWebhooks(background) })
 		defer beside.Wait()
 		defer stop()
+		defer holdKeys(ctx, database, keys, "serve", logger)()
 		select {
 		case <-ctx.Done():
 		case err := <-stopped:
@@ -122,6 +123,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
 	}
+	limits, _ := parseRateLimits(c.RateLimits) // checked before
 	return web.Config{
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
@@ -152,6 +154,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		MetricsOpen:         isTrue(c.MetricsOpen),
 		TemporalUIURL:       c.TemporalUIURL,
 		TrustedProxies:      proxies,
+		Limits:              limits,
 		Logger:              logger,
 		Version:             version(),
 	}

@@ -64,6 +64,7 @@ type httpSettings struct {
 	ConnectHosts       string `env:"REAUTH_CONNECT_HOSTS" placeholder:"HOST,..." help:"Hosts that a link's button may lead to; by default connect.tryfinch.com and that of FINCH_BASE_URL."`
 	TemporalUIURL      string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
 	TrustedProxies     string `env:"REAUTH_TRUSTED_PROXIES" placeholder:"NETWORK,..." help:"Networks of the proxies whose X-Forwarded-For is believed."`
+	RateLimits         string `env:"REAUTH_RATE_LIMITS" placeholder:"LIMITS" help:"How many requests are answered: of one API key, of one address without a key, webhooks of one address, wrong keys of one address. off for any number."`
 	CodecOpen          string `env:"REAUTH_CODEC_OPEN" default:"false" placeholder:"BOOL" help:"Let /codec be used without an API key: only where nobody else can reach it."`
 	MetricsOpen        string `env:"REAUTH_METRICS_OPEN" default:"false" placeholder:"BOOL" help:"Let /metrics be read without an API key: only where nobody else can reach it."`
 }
@@ -118,6 +119,7 @@ func rules() map[string]rule {
 		"REAUTH_CONNECT_HOSTS":     {"hosts, HOST or HOST:PORT, with commas between them", "connect.tryfinch.com", checkHosts},
 		"REAUTH_TEMPORAL_UI_URL":   {"the absolute http or https URL of the Temporal web UI", "https://temporal.example.com", checkBaseURL},
 		"REAUTH_TRUSTED_PROXIES":   {"networks in CIDR form with commas between them", "10.0.0.0/8", checkNetworks},
+		"REAUTH_RATE_LIMITS":       {"off, or any of key, address, webhooks and refused, each with a number a second or a minute", "key=1000/s address=100/s webhooks=1000/s refused=30/m", checkRateLimits},
 		"REAUTH_CODEC_OPEN":        {"true or false", "false", checkBool},
 		"REAUTH_METRICS_OPEN":      {"true or false", "false", checkBool},
 		"SMTP_URL":                 {"the URL of a mail server", "smtp://USER:PASSWORD@smtp.example.com:587", checkSMTPURL},
@@ -238,7 +240,7 @@ func checkDatabaseURL(value string) error {
 }
 
 func checkKeyset(value string) error {
-	_, err := secrets.Load(value)
+	_, err := secrets.Load(value, keyServices()...)
 	return err
 }
 
@@ -351,6 +353,9 @@ func checkAPIKey(value string) error {
 	}
 	if len(value) > 500 {
 		return errors.New("it is too long")
+	}
+	if secrets.CheckAPIKey(value) != nil {
+		return errors.New("it is mistyped or cut off: its checksum does not fit")
 	}
 	return checkPrintable(value)
 }
