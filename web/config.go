@@ -87,8 +87,11 @@ type Config struct {
 	// CodecOpen and MetricsOpen let /codec and /metrics be used without an API
 	// key. They are for services that only their own machine can reach.
 	CodecOpen, MetricsOpen bool
-	// TemporalUIURL is where operators find a case's workflow. Optional.
-	TemporalUIURL string
+	// TemporalUIURL is where operators find a case's workflow, in
+	// TemporalNamespace ("default" by default). Optional.
+	TemporalUIURL, TemporalNamespace string
+	// SignIn says how operators sign in to their pages; without it there are none.
+	SignIn *SignIn
 
 	// Stopping is done when the service is to stop: answers that are held back
 	// are given then. Optional.
@@ -140,6 +143,14 @@ func (c *Config) check() error {
 		}
 	}
 	c.Limits.fill()
+	if c.SignIn != nil && c.SignIn.OpenID != nil {
+		if err := CheckAllow(c.SignIn.OpenID.Allow); err != nil {
+			return fmt.Errorf("web: SignIn.OpenID.Allow must say who is an operator: %w", err)
+		}
+	}
+	if c.TemporalNamespace == "" {
+		c.TemporalNamespace = "default"
+	}
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
 	}

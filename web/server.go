@@ -93,6 +93,8 @@ func (s *server) routes(api huma.API) {
 	s.mux.Handle("GET /metrics", s.guard(s.MetricsOpen, ScopeMetrics, s.metrics.handler()))
 	s.codecRoutes()
 
+	s.operatorRoutes()
+
 	s.mux.HandleFunc("GET /docs", s.docs(api.OpenAPI()))
 	s.mux.HandleFunc("GET /{$}", s.home)
 }

@@ -33,6 +33,7 @@ type serveCommand struct {
 	httpSettings
 	campaignSettings
 	webhookSettings
+	signInSettings
 	logSettings
 }
 
@@ -47,6 +48,10 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	campaigns, err := c.book()
+	if err != nil {
+		return err
+	}
+	signIn, err := c.signIn()
 	if err != nil {
 		return err
 	}
@@ -76,6 +81,8 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	config := c.config(keys, temporal, logger)
 	config.Campaigns = campaigns.Names()
 	config.Stopping = ctx
+	config.TemporalNamespace = options.Namespace
+	config.SignIn = signIn
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
