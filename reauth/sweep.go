@@ -148,12 +148,13 @@ func (c SweepCounts) Words() string {
 // SweepLag says how far behind the checks are.
 type SweepLag struct {
 	// Connections counts those that are checked in turn, Overdue those of them
-	// whose last check is older than the interval, or missing.
+	// whose last check is older than the interval. Of one that was never checked,
+	// its registration counts.
 	Connections int `json:"connections"`
 	Overdue     int `json:"overdue"`
 	// Due counts those that are to be checked now.
 	Due int `json:"due"`
-	// OldestAt is the oldest check; nil if one is missing, or there is none.
+	// OldestAt is the oldest check; nil where there are no connections.
 	OldestAt *time.Time `json:"oldest_at"`
 	// Never counts those that were never checked.
 	Never int `json:"never"`

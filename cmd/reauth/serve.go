@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.temporal.io/sdk/client"
 
 	"github.com/finch-reauth/reauth/db"
@@ -29,6 +30,7 @@ type serveCommand struct {
 	keySettings
 	serviceSettings
 	finchSettings
+	finchLimitSettings
 	httpSettings
 	campaignSettings
 	webhookSettings
@@ -73,6 +75,11 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	}()
 	config := c.config(keys, temporal, logger)
 	config.Campaigns = campaigns.Names()
+	config.Registry = prometheus.NewRegistry()
+	meter, err := meterOn(config.Registry)
+	if err != nil {
+		return err
+	}
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
@@ -81,6 +88,11 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			}
 			database = opened
 			database.PublishEvents(c.WebhookURL != "")
+			budget, err := c.budget(database, meter, logger)
+			if err != nil {
+				return err
+			}
+			config.Introspect = introspect(budget.client(reauth.DefaultApplication, finch.Config{BaseURL: c.FinchBaseURL}))
 		}
 		config.DB = database
 		handler, err := web.New(config)
@@ -108,10 +120,20 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	return shutDown(server)
 }
 
-// config wires the service, but for its database. Everything in it was checked
-// before.
+// introspect asks Finch what a token is worth that a backend hands in and waits
+// for.
+func introspect(provider *finch.Client) func(context.Context, string, secrets.Secret) (finch.Introspection, error) {
+	return func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
+		if application != "" && application != reauth.DefaultApplication {
+			return finch.Introspection{}, web.ErrUnknownApplication
+		}
+		return provider.Introspect(finch.WithPriority(ctx, finch.PriorityConfirm), token.Reveal())
+	}
+}
+
+// config wires the service, but for its database and what needs it. Everything
+// in it was checked before.
 func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
-	provider := finch.New(finch.Config{BaseURL: c.FinchBaseURL})
 	var proxies []netip.Prefix
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
@@ -119,12 +141,6 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	return web.Config{
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
-		Introspect: func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
-			if application != "" && application != reauth.DefaultApplication {
-				return finch.Introspection{}, web.ErrUnknownApplication
-			}
-			return provider.Introspect(ctx, token.Reveal())
-		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err
