@@ -215,7 +215,11 @@ func (s *sweep) check(ctx context.Context, c db.Check) error {
 		s.failed(ctx, c, err)
 		return s.a.DB.PutOffCheck(ctx, c, failedAgain)
 	}
-	if err := s.a.DB.EndCheck(ctx, c, s.a.Now()); err != nil {
+	at := s.a.Now()
+	if at.Before(s.in.Cutoff) { // by a clock that is behind that of Temporal
+		at = s.in.Cutoff
+	}
+	if err := s.a.DB.EndCheck(ctx, c, at); err != nil {
 		return err
 	}
 	s.say(ctx, found, "")
