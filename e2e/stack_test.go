@@ -33,6 +33,7 @@ import (
 	"github.com/finch-reauth/reauth/finch/finchsim"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/inbox"
+	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
@@ -195,11 +196,13 @@ func (s *stack) startWorker() {
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan struct{})
 	s.stop, s.stopped = stop, stopped
+	here, err := outbound.Parse(outbound.Loopback)
+	require.NoError(s.t, err)
 	go func() {
 		defer close(stopped)
 		err := worker.Run(ctx, worker.Config{
 			Temporal: s.temporal, Activities: s.acts, DB: s.db, TaskQueue: s.taskQueue, Logger: s.logger(),
-			WebhookURL: s.options.webhookURL, WebhookSecret: webhookSecret,
+			WebhookURL: s.options.webhookURL, WebhookSecret: webhookSecret, Outbound: here,
 			Chat: s.options.chat,
 		})
 		if err != nil {

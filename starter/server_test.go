@@ -2,6 +2,7 @@ package starter_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -97,18 +98,25 @@ func TestOnARealServer(t *testing.T) {
 	t.Run("a thousand reports at once make one case", func(t *testing.T) {
 		const reports = 1000
 		var mu sync.Mutex
-		cases, created := make(map[starter.Reported]int), 0
+		cases, created, repeated := make(map[starter.Reported]int), 0, false
 		begin := make(chan struct{})
 		var callers sync.WaitGroup
 		for i := range reports {
 			callers.Go(func() {
 				<-begin
-				got, err := s.Report(ctx, reauth.Input{ConnectionID: "con-1000", Source: reauth.SourceAPIError, Reason: fmt.Sprint(i)})
+				in := reauth.Input{ConnectionID: "con-1000", Source: reauth.SourceAPIError, Reason: fmt.Sprint(i)}
+				got, err := s.Report(ctx, in)
+				again := false
+				for ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) { // a busy machine; the SDK waits ten seconds
+					again = true
+					got, err = s.Report(ctx, in)
+				}
 				if !assert.NoError(t, err) {
 					return
 				}
 				mu.Lock()
 				defer mu.Unlock()
+				repeated = repeated || again
 				if got.Created {
 					created++
 				}
@@ -118,7 +126,11 @@ func TestOnARealServer(t *testing.T) {
 		}
 		close(begin)
 		callers.Wait()
-		require.Equal(t, 1, created)
+		if repeated { // the answer that said so may be among those that did not come
+			require.LessOrEqual(t, created, 1)
+		} else {
+			require.Equal(t, 1, created)
+		}
 		require.Len(t, cases, 1, "all are told the same case")
 		for got := range cases {
 			described, err := c.DescribeWorkflowExecution(ctx, got.WorkflowID, "")

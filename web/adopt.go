@@ -53,7 +53,7 @@ func (s *server) introspect(ctx context.Context, application, accessToken string
 		return nil, fieldProblem("body.access_token", "is refused by the provider; give the connection's current token, or none")
 	}
 	if refusal != nil && !refusal.WaitsUntil.IsZero() {
-		return unavailableFor(refusal.RetryAfter, "The provider cannot be asked about the access_token just now: its limit leaves no room until "+
+		return nil, unavailableFor(refusal.RetryAfter, "The provider cannot be asked about the access_token just now: its limit leaves no room until "+
 			refusal.WaitsUntil.UTC().Format("15:04:05 MST")+". Nothing was stored; please repeat the call then.")
 	}
 	s.complain(ctx, "the provider failed", "introspecting a token", err)
