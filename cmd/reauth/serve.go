@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.temporal.io/sdk/client"
 
 	"github.com/finch-reauth/reauth/db"
@@ -30,6 +31,7 @@ type serveCommand struct {
 	keySettings
 	serviceSettings
 	finchSettings
+	finchLimitSettings
 	httpSettings
 	campaignSettings
 	webhookSettings
@@ -83,6 +85,11 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	config.Stopping = ctx
 	config.TemporalNamespace = options.Namespace
 	config.SignIn = signIn
+	config.Registry = prometheus.NewRegistry()
+	meter, err := meterOn(config.Registry)
+	if err != nil {
+		return err
+	}
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
@@ -91,6 +98,12 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			}
 			database = opened
 			database.PublishEvents(c.WebhookURL != "")
+			budget, err := c.budget(database, meter, logger)
+			if err != nil {
+				return err
+			}
+			asks := budget.client(reauth.DefaultApplication, finch.Config{BaseURL: c.FinchBaseURL})
+			config.Introspect, config.Job = introspect(asks), jobs(asks)
 		}
 		config.DB = database
 		made, err := web.New(config)
@@ -122,10 +135,30 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	return shutDown(server)
 }
 
-// config wires the service, but for its database. Everything in it was checked
-// before.
+// jobs asks what became of a job, in the application that the service is for.
+func jobs(client *finch.Client) func(context.Context, string, secrets.Secret, string) (finch.Job, error) {
+	return func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
+		if application != "" && application != reauth.DefaultApplication {
+			return finch.Job{}, web.ErrUnknownApplication
+		}
+		return client.Job(ctx, token.Reveal(), jobID)
+	}
+}
+
+// introspect asks Finch what a token is worth that a backend hands in and waits
+// for.
+func introspect(provider *finch.Client) func(context.Context, string, secrets.Secret) (finch.Introspection, error) {
+	return func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
+		if application != "" && application != reauth.DefaultApplication {
+			return finch.Introspection{}, web.ErrUnknownApplication
+		}
+		return provider.Introspect(finch.WithPriority(ctx, finch.PriorityConfirm), token.Reveal())
+	}
+}
+
+// config wires the service, but for its database and what needs it. Everything
+// in it was checked before.
 func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
-	provider := finch.New(finch.Config{BaseURL: c.FinchBaseURL})
 	var proxies []netip.Prefix
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
@@ -134,18 +167,6 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	return web.Config{
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
-		Introspect: func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
-			if application != "" && application != reauth.DefaultApplication {
-				return finch.Introspection{}, web.ErrUnknownApplication
-			}
-			return provider.Introspect(ctx, token.Reveal())
-		},
-		Job: func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
-			if application != "" && application != reauth.DefaultApplication {
-				return finch.Job{}, web.ErrUnknownApplication
-			}
-			return provider.Job(ctx, token.Reveal(), jobID)
-		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err
