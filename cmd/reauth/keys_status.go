@@ -410,7 +410,10 @@ func (r keysReport) print(w io.Writer) error {
 		for _, need := range k.NeededBy {
 			fmt.Fprintf(w, "%d: %s\n", k.ID, need)
 		}
-		if k.State == "missing" {
+		switch {
+		case k.State == "missing" && k.ID == 0:
+			fmt.Fprintln(w, "0: these are not sealed values, and no key opens them")
+		case k.State == "missing":
 			fmt.Fprintf(w, "%d: the keyset lacks it, and what it sealed cannot be opened; put it back\n", k.ID)
 		}
 	}
