@@ -95,6 +95,32 @@ func TestOnARealServer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 
+	t.Run("a storm through a transport makes one case of each connection", func(t *testing.T) {
+		var mu sync.Mutex
+		reported, created := 0, 0
+		transport := starter.NewTransport(answers(401, staleBody), func(ctx context.Context, in reauth.Input) error {
+			out, err := s.Report(ctx, in)
+			mu.Lock()
+			defer mu.Unlock()
+			reported++
+			if out.Created {
+				created++
+			}
+			return err
+		})
+		_, err := storm(transport, company, 0, 2000, 20, 32)
+		require.NoError(t, err)
+		require.NoError(t, transport.Close(ctx))
+		require.Equal(t, 20, reported)
+		require.Equal(t, 20, created)
+		for n := range 20 {
+			run, err := c.DescribeWorkflowExecution(ctx, reauth.WorkflowID(fmt.Sprint("con-", n)), "")
+			require.NoError(t, err)
+			require.EqualValues(t, 2, run.WorkflowExecutionInfo.HistoryLength, "started, and nothing besides")
+			require.NoError(t, c.TerminateWorkflow(ctx, reauth.WorkflowID(fmt.Sprint("con-", n)), "", "the end of a test"))
+		}
+	})
+
 	t.Run("a thousand reports at once make one case", func(t *testing.T) {
 		const reports = 1000
 		var mu sync.Mutex

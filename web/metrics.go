@@ -23,6 +23,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests metric.Float64Histogram
 	reports  metric.Int64Counter
+	joined   metric.Int64Counter
 	clicks   metric.Int64Counter
 	returns  metric.Int64Counter
 	holds    metric.Int64Counter
@@ -55,6 +56,7 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		name, about string
 	}{
 		{&m.reports, "reauth.reports", "Reports that reached a case, by source and whether they opened it."},
+		{&m.joined, "reauth.reports.coalesced", "Those of them that joined a case without Temporal being asked, by source."},
 		{&m.clicks, "reauth.clicks", "Customers who were sent to Connect."},
 		{&m.returns, "reauth.returns", "Visits to the callback, by what became of them."},
 		{&m.holds, "reauth.codes.held", "Codes that had to wait for Temporal."},
@@ -108,6 +110,11 @@ func (m *metrics) request(ctx context.Context, method, route string, status int,
 
 func (m *metrics) reported(ctx context.Context, source reauth.Source, created bool) {
 	m.reports.Add(ctx, 1, metric.WithAttributes(attribute.String("source", string(source)), attribute.Bool("created", created)))
+}
+
+func (m *metrics) coalesced(ctx context.Context, source reauth.Source) {
+	m.reported(ctx, source, false)
+	m.joined.Add(ctx, 1, metric.WithAttributes(attribute.String("source", string(source))))
 }
 
 func (m *metrics) clicked(ctx context.Context) { m.clicks.Add(ctx, 1) }
