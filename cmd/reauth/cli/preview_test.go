@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -32,7 +32,7 @@ func previewOf(t *testing.T, code int, args ...string) (out, said string) {
 // The program prints what docs/preview.md shows.
 func TestPreviewIsAsInTheDocs(t *testing.T) {
 	settle(t, nil)
-	page, err := os.ReadFile("../../docs/preview.md")
+	page, err := os.ReadFile("../../../docs/preview.md")
 	require.NoError(t, err)
 	out, said := previewOf(t, exitOK, "--from", monday)
 	assert.Contains(t, string(page), "<!-- table -->\n```text\n"+out+"```\n")

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -35,7 +35,7 @@ type serveCommand struct {
 	logSettings
 }
 
-func (c *serveCommand) Run(ctx context.Context, s streams) error {
+func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 	logger := c.logger(s.err)
 	keys, err := secrets.Load(c.Keyset)
 	if err != nil {
@@ -71,7 +71,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			_ = database.Close()
 		}
 	}()
-	config := c.config(keys, temporal, logger)
+	config := c.config(p, keys, temporal, logger)
 	config.Campaigns = campaigns.Names()
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
@@ -110,8 +110,8 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 
 // config wires the service, but for its database. Everything in it was checked
 // before.
-func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
-	provider := finch.New(finch.Config{BaseURL: c.FinchBaseURL})
+func (c *serveCommand) config(p parts, keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
+	provider := p.finch(finch.Config{BaseURL: c.FinchBaseURL})
 	var proxies []netip.Prefix
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -52,7 +52,7 @@ func program(t *testing.T) string {
 			return
 		}
 		b.path = filepath.Join(b.folder, "reauth")
-		out, err := exec.Command("go", "build", "-o", b.path, ".").CombinedOutput()
+		out, err := exec.Command("go", "build", "-o", b.path, "..").CombinedOutput()
 		if err != nil {
 			b.err = fmt.Errorf("%w\n%s", err, out)
 		}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -49,7 +49,7 @@ type workerCommand struct {
 	DevClock      string `env:"REAUTH_DEV_CLOCK" hidden:"" help:"The clock that 'reauth dev --speed' makes cases live by."`
 }
 
-func (c *workerCommand) Run(ctx context.Context, s streams) error {
+func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	if err := c.webhookSettings.check(); err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 
 	config := worker.Config{
 		Temporal:      temporal,
-		Activities:    c.activities(database, keys, mail, campaigns, temporal, logger),
+		Activities:    c.activities(p, database, keys, mail, campaigns, temporal, logger),
 		DB:            database,
 		TaskQueue:     c.TaskQueue,
 		WebhookURL:    c.WebhookURL,
@@ -152,7 +152,7 @@ func stopped(ctx context.Context, err error) error {
 
 // activities wires what a case does to the world. Everything in it was checked
 // before.
-func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, temporal client.Client, logger *slog.Logger) *activities.Activities {
+func (c *workerCommand) activities(p parts, database *db.DB, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, temporal client.Client, logger *slog.Logger) *activities.Activities {
 	minutes, _ := strconv.Atoi(c.SessionMinutes)
 	renewals, _ := strconv.Atoi(c.SessionRenewals)
 	storm, settles, _ := parseStorm(c.Storm)
@@ -161,7 +161,7 @@ func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *no
 		DB:   database,
 		Keys: keys,
 		Providers: map[string]activities.Provider{
-			reauth.DefaultApplication: activities.Finch{Client: finch.New(finch.Config{
+			reauth.DefaultApplication: activities.Finch{Client: p.finch(finch.Config{
 				BaseURL: c.FinchBaseURL, ClientID: c.FinchClientID, ClientSecret: c.FinchClientSecret,
 			})},
 		},

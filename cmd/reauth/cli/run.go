@@ -1,4 +1,6 @@
-package main
+// Package cli is the program reauth: one subcommand each, wiring only. It can be
+// imported so that a program may be built with other parts than usual.
+package cli
 
 import (
 	"context"
@@ -46,7 +48,7 @@ type commandLine struct {
 type streams struct{ out, err io.Writer }
 
 // run runs one subcommand and returns the exit code.
-func run(args []string, stdout, stderr io.Writer) int {
+func run(args []string, stdout, stderr io.Writer, options ...Option) int {
 	// Cancelling this context is how every command is stopped.
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
@@ -66,6 +68,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		kong.Exit(func(code int) { exited = code }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(streams{stdout, stderr}),
+		kong.Bind(partsWith(options)),
 	)
 	if err != nil {
 		return fail(stderr, err, exitFailure)
