@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -329,6 +330,9 @@ func install(t *testing.T, folder string) error {
 		text, err := os.ReadFile(filepath.Join("..", "examples", "typescript", file.Name()))
 		if err != nil {
 			return err
+		}
+		if file.Name() == "package-lock.json" && bytes.Contains(text, []byte(`"resolved"`)) {
+			return errors.New("the lock file names a registry; npm leaves that out where .npmrc is beside it")
 		}
 		if err := os.WriteFile(filepath.Join(folder, file.Name()), text, 0o600); err != nil {
 			return err

@@ -218,10 +218,16 @@ func withoutValue(err error, payload *commonpb.Payload, valuePtr any) error {
 		target != nil && target.Kind() == reflect.Pointer &&
 		errors.As(json.Unmarshal(payload.GetData(), reflect.New(target.Elem()).Interface()), &wrong) && wrong.Field != "" {
 		kind, _, _ := strings.Cut(wrong.Value, " ")
-		return fmt.Errorf("%w: %s is a JSON %s and does not fit a %s", converter.ErrUnableToDecode, wrong.Field, kind, wrong.Type)
+		return misfit(fmt.Sprintf("%s is a JSON %s and does not fit a %s", wrong.Field, kind, wrong.Type))
 	}
-	return fmt.Errorf("%w: it is not the form of a %v", converter.ErrUnableToDecode, target)
+	return misfit(fmt.Sprintf("it is not the form of a %v", target))
 }
+
+// misfit is an error of withoutValue, in our own words alone.
+type misfit string
+
+func (m misfit) Error() string { return converter.ErrUnableToDecode.Error() + ": " + string(m) }
+func (m misfit) Unwrap() error { return converter.ErrUnableToDecode }
 
 // FailureConverter encrypts the messages, stack traces and details of errors.
 // The types of errors stay readable, and so does what a workflow says of a start
@@ -250,6 +256,10 @@ var _ converter.FailureConverterWithSerializationContext = failureConverter{}
 
 // ErrorToFailure encrypts an error, unless it is for whoever started a workflow.
 func (c failureConverter) ErrorToFailure(err error) *failurepb.Failure {
+	var m misfit
+	if !c.data.blocking && errors.As(err, &m) { // of a workflow, it is its input
+		err = temporal.NewNonRetryableApplicationError("the workflow's input cannot be read: "+string(m), reauth.ErrTypeInvalidInput, nil)
+	}
 	if forCaller(err) {
 		return temporal.GetDefaultFailureConverter().ErrorToFailure(err)
 	}

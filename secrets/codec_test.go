@@ -381,6 +381,16 @@ func TestWhatWasWrongWithAStartStaysReadable(t *testing.T) {
 		require.Equal(t, kind, back.Type())
 		require.True(t, back.NonRetryable())
 	}
+	// An input that does not even decode is answered in the same way, without it.
+	plain, err := converter.GetDefaultDataConverter().ToPayload(map[string]any{"connection_id": 4711})
+	require.NoError(t, err)
+	misfit := fmt.Errorf("SENTINEL: %w", keys.DataConverter().FromPayload(plain, new(reauth.Input)))
+	failure := failures.ErrorToFailure(misfit)
+	require.Equal(t, "the workflow's input cannot be read: connection_id is a JSON number and does not fit a string", failure.GetMessage())
+	require.Equal(t, reauth.ErrTypeInvalidInput, failure.GetApplicationFailureInfo().GetType())
+	activity := failures.(converter.FailureConverterWithSerializationContext).WithSerializationContext(converter.ActivitySerializationContext{WorkflowID: "reauth-con-1"})
+	require.Equal(t, "Encoded failure", activity.ErrorToFailure(misfit).GetMessage(), "an activity's is not the caller's business")
+
 	// In other words than ours there might be anything.
 	for name, err := range map[string]error{
 		"a cause":      temporal.NewNonRetryableApplicationError("ours", reauth.ErrTypeInvalidInput, errors.New("SENTINEL")),

@@ -41,6 +41,9 @@ async function mistakes() {
   await failsAs("invalid_input", /connection_id is missing/, await start("reauth-", {}));
   await failsAs("invalid_input", /reminders\[0\] must be a duration/, await open("reminds", { reminders: ["every day"] }));
   await failsAs("invalid_input", /source must be one of/, await open("sources", { source: "hearsay" }));
+  await failsAs("invalid_input", /not the form of/, await start("reauth-shape", "only a text"));
+  await failsAs("invalid_input", /connection_id is a JSON number/, await start("reauth-shape", { connection_id: 7 }));
+  await failsAs("invalid_input", /connection_id is missing/, await start("reauth-shape"));
 
   const unknown = await (await open("nobody-registered-this")).result();
   assert.equal(unknown.outcome, "failed");

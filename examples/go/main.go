@@ -173,7 +173,7 @@ func (b backend) company(ctx context.Context, accessToken string) (name string, 
 	case response.StatusCode == http.StatusUnauthorized && answer.FinchCode == "reauthenticate_user":
 		return "", errStale
 	}
-	return "", fmt.Errorf("Finch answers %s: %s", response.Status, answer.Message)
+	return "", fmt.Errorf("asking Finch: it answers %s: %s", response.Status, answer.Message)
 }
 
 func connectionPath(connectionID string) string {
