@@ -21,8 +21,8 @@ import (
 	"github.com/finch-reauth/reauth/starter"
 )
 
-// ErrUnknownApplication is what Config.Introspect returns for an application
-// whose client credentials are not configured.
+// ErrUnknownApplication is what Config.Introspect and Config.Job return for an
+// application whose client credentials are not configured.
 var ErrUnknownApplication = errors.New("unknown application")
 
 // Starter is the way to Temporal; *starter.Starter is one.
@@ -49,6 +49,9 @@ type Config struct {
 	Starter Starter
 	// Introspect asks the provider what a token is worth.
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
+	// Job asks the provider what became of a job of a token's connection.
+	// Without it, events about jobs are kept and ignored.
+	Job func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error)
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error
 
@@ -194,4 +197,4 @@ func (c *Config) ensureBootstrapKey(ctx context.Context) error {
 	return nil
 }
 
-var _ http.Handler = (*server)(nil)
+var _ http.Handler = (*Service)(nil)

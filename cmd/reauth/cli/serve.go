@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -66,6 +67,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 	logger.Info("listening", "address", listener.Addr().String(), "public_url", c.PublicURL)
 
 	var database *db.DB
+	var handler *web.Service
 	defer func() {
 		if database != nil {
 			_ = database.Close()
@@ -83,21 +85,24 @@ func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 			database.PublishEvents(c.WebhookURL != "")
 		}
 		config.DB = database
-		handler, err := web.New(config)
+		made, err := web.New(config)
 		if err != nil {
 			return err
 		}
+		handler = made
 		service.begin(handler)
 		return nil
 	})
 	if err == nil {
 		logger.Info("serving")
-		forwarded := make(chan struct{})
-		go func() {
-			defer close(forwarded)
-			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(ctx)
-		}()
-		defer func() { <-forwarded }()
+		background, stop := context.WithCancel(ctx)
+		var beside sync.WaitGroup
+		beside.Go(func() {
+			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(background)
+		})
+		beside.Go(func() { handler.ActOnWebhooks(background) })
+		defer beside.Wait()
+		defer stop()
 		select {
 		case <-ctx.Done():
 		case err := <-stopped:
@@ -124,6 +129,12 @@ func (c *serveCommand) config(p parts, keys *secrets.Keys, temporal client.Clien
 				return finch.Introspection{}, web.ErrUnknownApplication
 			}
 			return provider.Introspect(ctx, token.Reveal())
+		},
+		Job: func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
+			if application != "" && application != reauth.DefaultApplication {
+				return finch.Job{}, web.ErrUnknownApplication
+			}
+			return provider.Job(ctx, token.Reveal(), jobID)
 		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})

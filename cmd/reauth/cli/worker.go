@@ -43,6 +43,7 @@ type workerCommand struct {
 	stormSettings
 	chatSettings
 	webhookSettings
+	outboundSettings
 	metricsSettings
 	logSettings
 	TemporalUIURL string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
@@ -62,6 +63,10 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	if err != nil {
 		return malformed("SMTP_URL", err)
 	}
+	if err := c.checkTargets(ctx); err != nil {
+		return err
+	}
+	mail = mail.Through(c.guard())
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
 		return err
@@ -115,6 +120,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 		WebhookURL:    c.WebhookURL,
 		WebhookSecret: c.WebhookSecret,
 		Chat:          c.Chat,
+		Outbound:      c.guard(),
 		TemporalUIURL: c.TemporalUIURL,
 		Namespace:     options.Namespace,
 		Logger:        logger,
