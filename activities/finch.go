@@ -21,6 +21,7 @@ type FinchClient interface {
 	Introspect(ctx context.Context, accessToken string) (finch.Introspection, error)
 	Company(ctx context.Context, accessToken string) error
 	Disconnect(ctx context.Context, accessToken string) error
+	Job(ctx context.Context, accessToken, jobID string) (finch.Job, error)
 	CreateSession(ctx context.Context, session finch.NewSession) (finch.Session, error)
 	Reauthenticate(ctx context.Context, params finch.ReauthenticateParams) (finch.Session, error)
 	Exchange(ctx context.Context, code, redirectURI string) (finch.Token, error)

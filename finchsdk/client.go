@@ -37,6 +37,7 @@ type Client struct {
 
 	account  *finchgo.AccountService
 	company  *finchgo.HRISCompanyService
+	jobs     *finchgo.JobAutomatedService
 	sessions *finchgo.ConnectSessionService
 	tokens   *finchgo.AccessTokenService
 }
@@ -78,6 +79,7 @@ func New(cfg finch.Config) *Client {
 		// what the client has, it sends.
 		account:  finchgo.NewAccountService(always...),
 		company:  finchgo.NewHRISCompanyService(always...),
+		jobs:     finchgo.NewJobAutomatedService(always...),
 		sessions: finchgo.NewConnectSessionService(credentials...),
 		tokens:   finchgo.NewAccessTokenService(always...),
 	}
@@ -196,6 +198,32 @@ func (c *Client) Disconnect(ctx context.Context, accessToken string) error {
 		return err
 	})
 	return err
+}
+
+// Job asks what has become of an automated job.
+func (c *Client) Job(ctx context.Context, accessToken, jobID string) (finch.Job, error) {
+	// The official client puts the ID into the path as it is.
+	escaped := url.PathEscape(jobID)
+	op := "GET /jobs/automated/" + escaped
+	if strings.Trim(jobID, ".") == "" {
+		return finch.Job{}, finch.Unanswered(op, errors.New("the job has no ID"), false)
+	}
+	var answer finchgo.AutomatedAsyncJob
+	_, err := c.withToken(ctx, op, accessToken, &answer, func(ctx context.Context, o ...option.RequestOption) error {
+		_, err := c.jobs.Get(ctx, escaped, o...)
+		return err
+	})
+	if err != nil {
+		return finch.Job{}, err
+	}
+	if !given(answer.JSON.Status, string(answer.Status)) {
+		return finch.Job{}, finch.Unanswered(op, errors.New("the answer has no status"), true)
+	}
+	job := finch.Job{ID: answer.JobID, Type: string(answer.Type), Status: string(answer.Status)}
+	if !answer.JSON.CompletedAt.IsNull() { // nor missing
+		job.CompletedAt.Time = answer.CompletedAt.UTC()
+	}
+	return job, nil
 }
 
 // CreateSession opens a session for a new connection. A customer who is

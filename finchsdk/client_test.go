@@ -77,6 +77,10 @@ var calls = map[string]struct {
 	}},
 	"Company":    {false, func(ctx context.Context, c activities.FinchClient) error { return c.Company(ctx, accessToken) }},
 	"Disconnect": {false, func(ctx context.Context, c activities.FinchClient) error { return c.Disconnect(ctx, accessToken) }},
+	"Job": {false, func(ctx context.Context, c activities.FinchClient) error {
+		_, err := c.Job(ctx, accessToken, "../introspect")
+		return err
+	}},
 	"CreateSession": {true, func(ctx context.Context, c activities.FinchClient) error {
 		_, err := c.CreateSession(ctx, finch.NewSession{CustomerID: "cus", CustomerName: "Acme", CustomerEmail: address, Products: []string{"company"}})
 		return err
@@ -239,7 +243,7 @@ func TestUnusableAnswers(t *testing.T) {
 		"other types":  `{"access_token": 7, "connection_id": {}, "session_id": [], "connect_url": false}`,
 		"far too much": strings.Repeat(" ", 2<<20) + `{"access_token": "t", "connection_id": "c", "session_id": "s", "connect_url": "u"}`,
 	} {
-		for _, callName := range []string{"Introspect", "CreateSession", "Reauthenticate", "Exchange"} {
+		for _, callName := range []string{"Introspect", "Job", "CreateSession", "Reauthenticate", "Exchange"} {
 			t.Run(name+"/"+callName, func(t *testing.T) {
 				both(t, func(t *testing.T, client func(finch.Config) activities.FinchClient) {
 					err := calls[callName].call(t.Context(), client(answering(t, answer(200, nil, body))))
@@ -313,6 +317,32 @@ func TestIntrospections(t *testing.T) {
 	}
 }
 
+// TestJobs are read alike.
+func TestJobs(t *testing.T) {
+	for name, body := range map[string]string{
+		"over":        `{"job_id": "j", "type": "data_sync_all", "status": "reauth_error", "job_url": "u", "completed_at": "2026-11-21T08:00:00+02:00", "params": null}`,
+		"under way":   `{"job_id": "j", "type": "data_sync_all", "status": "in_progress", "completed_at": null}`,
+		"no time":     `{"job_id": "j", "type": "data_sync_all", "status": "complete", "completed_at": "some day"}`,
+		"new in kind": `{"job_id": "j", "type": "tea", "status": "brewing", "leaves": [1]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := answering(t, answer(200, nil, body))
+			want, err := finch.New(cfg).Job(t.Context(), accessToken, "j")
+			require.NoError(t, err)
+			got, err := finchsdk.New(cfg).Job(t.Context(), accessToken, "j")
+			require.NoError(t, err)
+			assert.Equal(t, want, got)
+		})
+	}
+	both(t, func(t *testing.T, client func(finch.Config) activities.FinchClient) {
+		cfg := answering(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
+		for _, id := range []string{"", ".", ".."} {
+			_, err := client(cfg).Job(t.Context(), accessToken, id)
+			require.ErrorIs(t, err, finch.ErrNotSent)
+		}
+	})
+}
+
 func emptied(t *testing.T, i finch.Introspection) string {
 	t.Helper()
 	text, err := json.MarshalIndent(i, "", " ")
@@ -333,6 +363,7 @@ func TestWhatIsSent(t *testing.T) {
 		"Introspect":     {"GET /introspect", "Bearer " + accessToken, ``},
 		"Company":        {"GET /employer/company", "Bearer " + accessToken, ``},
 		"Disconnect":     {"POST /disconnect", "Bearer " + accessToken, ``},
+		"Job":            {"GET /jobs/automated/..%2Fintrospect", "Bearer " + accessToken, ``},
 		"CreateSession":  {"POST /connect/sessions", "Basic", `{"customer_id": "cus", "customer_name": "Acme", "customer_email": "` + address + `", "products": ["company"]}`},
 		"Reauthenticate": {"POST /connect/sessions/reauthenticate", "Basic", `{"connection_id": "con", "minutes_to_expire": 43200}`},
 		"Exchange":       {"POST /auth/token", "", `{"client_id": "` + clientID + `", "client_secret": "` + clientSecret + `", "code": "` + authCode + `", "redirect_uri": "https://reauth.example/callback"}`},
