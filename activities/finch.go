@@ -11,8 +11,24 @@ import (
 
 // Finch is the Provider that talks to Finch.
 type Finch struct {
-	Client *finch.Client
+	Client FinchClient
 }
+
+// FinchClient makes the calls: a finch.Client, or another client that keeps its
+// promises: it never retries, an answer that is not a success is a *finch.Error,
+// no answer matches finch.ErrNoAnswer or finch.ErrNotSent, and no error holds a
+// secret.
+type FinchClient interface {
+	Introspect(ctx context.Context, accessToken string) (finch.Introspection, error)
+	Company(ctx context.Context, accessToken string) error
+	Disconnect(ctx context.Context, accessToken string) error
+	Job(ctx context.Context, accessToken, jobID string) (finch.Job, error)
+	CreateSession(ctx context.Context, session finch.NewSession) (finch.Session, error)
+	Reauthenticate(ctx context.Context, params finch.ReauthenticateParams) (finch.Session, error)
+	Exchange(ctx context.Context, code, redirectURI string) (finch.Token, error)
+}
+
+var _ FinchClient = (*finch.Client)(nil)
 
 // Inspect asks GET /introspect.
 func (f Finch) Inspect(ctx context.Context, access Access) (Inspection, error) {

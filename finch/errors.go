@@ -312,10 +312,7 @@ type unanswered struct {
 }
 
 func (c *Client) unanswered(q call, cause error, reached bool) error {
-	// Go quotes what it cannot understand of an answer, which might be a token
-	// that was minted just now.
-	said := quoted.ReplaceAllString(cause.Error(), `"…"`)
-	return &unanswered{op: q.String(), text: text(said, c.secrets(q)), reached: reached, cause: cause}
+	return Unanswered(q.String(), cause, reached, c.secrets(q)...)
 }
 
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"?`)
