@@ -155,6 +155,9 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 		Introspect: func(ctx context.Context, _ string, token secrets.Secret) (finch.Introspection, error) {
 			return finchClient.Introspect(ctx, token.Reveal())
 		},
+		Job: func(ctx context.Context, _ string, token secrets.Secret, jobID string) (finch.Job, error) {
+			return finchClient.Job(ctx, token.Reveal(), jobID)
+		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := outside.CheckHealth(ctx, nil)
 			return err
@@ -169,6 +172,7 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 	forwarded.Go(func() {
 		web.Forwarder{DB: s.db, Keys: s.keys, Starter: outsideStarter, Logger: s.logger(), Every: 200 * time.Millisecond}.Run(forwarding)
 	})
+	forwarded.Go(func() { handler.ActOnWebhooks(forwarding) })
 	t.Cleanup(func() { stopForwarding(); forwarded.Wait() })
 	if !s.options.noWorker {
 		s.startWorker()

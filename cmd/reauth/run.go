@@ -32,9 +32,11 @@ type commandLine struct {
 	Migrate  migrateCommand  `cmd:"" help:"Bring the database and the Temporal namespace up to date."`
 	Start    startCommand    `cmd:"" help:"Report a connection as stale, through Temporal."`
 	Status   statusCommand   `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
+	Sweep    sweepCommand    `cmd:"" help:"Check connections that nobody has complained of, through Temporal."`
 	Preview  previewCommand  `cmd:"" help:"Show who would get what and when, before anybody gets it."`
 	Keys     keysCommand     `cmd:"" help:"Make keysets."`
 	Webhooks webhooksCommand `cmd:"" help:"List and replay the webhooks to your backend."`
+	Events   eventsCommand   `cmd:"" help:"List what Finch has told us."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`
 
 	DevFinch devFinchCommand `cmd:"" hidden:""`

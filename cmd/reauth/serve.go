@@ -11,9 +11,11 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.temporal.io/sdk/client"
 
 	"github.com/finch-reauth/reauth/db"
@@ -29,23 +31,29 @@ type serveCommand struct {
 	keySettings
 	serviceSettings
 	finchSettings
+	finchLimitSettings
 	httpSettings
 	campaignSettings
 	webhookSettings
+	signInSettings
 	logSettings
 }
 
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	logger := c.logger(s.err)
-	keys, err := secrets.Load(c.Keyset)
+	keys, err := c.keys()
 	if err != nil {
-		return malformed("REAUTH_KEYSET", err)
+		return err
 	}
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
 		return err
 	}
 	campaigns, err := c.book()
+	if err != nil {
+		return err
+	}
+	signIn, err := c.signIn()
 	if err != nil {
 		return err
 	}
@@ -66,6 +74,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	logger.Info("listening", "address", listener.Addr().String(), "public_url", c.PublicURL)
 
 	var database *db.DB
+	var handler *web.Service
 	defer func() {
 		if database != nil {
 			_ = database.Close()
@@ -74,6 +83,13 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	config := c.config(keys, temporal, logger)
 	config.Campaigns = campaigns.Names()
 	config.Stopping = ctx
+	config.TemporalNamespace = options.Namespace
+	config.SignIn = signIn
+	config.Registry = prometheus.NewRegistry()
+	meter, err := meterOn(config.Registry)
+	if err != nil {
+		return err
+	}
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
@@ -82,23 +98,33 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			}
 			database = opened
 			database.PublishEvents(c.WebhookURL != "")
+			budget, err := c.budget(database, meter, logger)
+			if err != nil {
+				return err
+			}
+			asks := budget.client(reauth.DefaultApplication, finch.Config{BaseURL: c.FinchBaseURL})
+			config.Introspect, config.Job = introspect(asks), jobs(asks)
 		}
 		config.DB = database
-		handler, err := web.New(config)
+		made, err := web.New(config)
 		if err != nil {
 			return err
 		}
+		handler = made
 		service.begin(handler)
 		return nil
 	})
 	if err == nil {
 		logger.Info("serving")
-		forwarded := make(chan struct{})
-		go func() {
-			defer close(forwarded)
-			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(ctx)
-		}()
-		defer func() { <-forwarded }()
+		background, stop := context.WithCancel(ctx)
+		var beside sync.WaitGroup
+		beside.Go(func() {
+			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(background)
+		})
+		beside.Go(func() { handler.ActOnWebhooks(background) })
+		defer beside.Wait()
+		defer stop()
+		defer holdKeys(ctx, database, keys, "serve", logger)()
 		select {
 		case <-ctx.Done():
 		case err := <-stopped:
@@ -109,23 +135,38 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	return shutDown(server)
 }
 
-// config wires the service, but for its database. Everything in it was checked
-// before.
+// jobs asks what became of a job, in the application that the service is for.
+func jobs(client *finch.Client) func(context.Context, string, secrets.Secret, string) (finch.Job, error) {
+	return func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
+		if application != "" && application != reauth.DefaultApplication {
+			return finch.Job{}, web.ErrUnknownApplication
+		}
+		return client.Job(ctx, token.Reveal(), jobID)
+	}
+}
+
+// introspect asks Finch what a token is worth that a backend hands in and waits
+// for.
+func introspect(provider *finch.Client) func(context.Context, string, secrets.Secret) (finch.Introspection, error) {
+	return func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
+		if application != "" && application != reauth.DefaultApplication {
+			return finch.Introspection{}, web.ErrUnknownApplication
+		}
+		return provider.Introspect(finch.WithPriority(ctx, finch.PriorityConfirm), token.Reveal())
+	}
+}
+
+// config wires the service, but for its database and what needs it. Everything
+// in it was checked before.
 func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
-	provider := finch.New(finch.Config{BaseURL: c.FinchBaseURL})
 	var proxies []netip.Prefix
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
 	}
+	limits, _ := parseRateLimits(c.RateLimits) // checked before
 	return web.Config{
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
-		Introspect: func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
-			if application != "" && application != reauth.DefaultApplication {
-				return finch.Introspection{}, web.ErrUnknownApplication
-			}
-			return provider.Introspect(ctx, token.Reveal())
-		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err
@@ -141,6 +182,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		MetricsOpen:         isTrue(c.MetricsOpen),
 		TemporalUIURL:       c.TemporalUIURL,
 		TrustedProxies:      proxies,
+		Limits:              limits,
 		Logger:              logger,
 		Version:             version(),
 	}
