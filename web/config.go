@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 )
@@ -146,20 +146,10 @@ func (c *Config) check() error {
 // checkCampaign refuses the name of a campaign that does not exist; an empty
 // one leaves the choice to us. The error is a problem.
 func (c *Config) checkCampaign(name string) error {
-	const field = "body.campaign"
-	if name == "" {
-		return nil
+	if err := register.CheckCampaign(name, c.Campaigns); err != nil {
+		return fieldProblem("body.campaign", err.Error())
 	}
-	if err := reauth.CheckCampaignName(name); err != nil {
-		return fieldProblem(field, err.Error())
-	}
-	if c.Campaigns == nil || slices.Contains(c.Campaigns, name) {
-		return nil
-	}
-	if len(c.Campaigns) == 0 {
-		return fieldProblem(field, "is not a campaign here, where there is none; leave it out")
-	}
-	return fieldProblem(field, "is not a campaign here; known are "+strings.Join(c.Campaigns, ", "))
+	return nil
 }
 
 // secure tells whether browsers reach this service over TLS.
