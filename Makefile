@@ -53,6 +53,10 @@ histories: temporal ## record testdata/histories anew, from the workflows as the
 screenshots: temporal ## take the pictures in docs/images anew, with Chromium
 	REAUTH_SCREENSHOTS='$(CURDIR)/docs/images' go test -count=1 -timeout 20m ./e2e -run '^TestScreenshots$$'
 
+.PHONY: import
+import: ## import 100,000 rows with crashes in between, and measure it
+	REAUTH_IMPORT_ROWS=100000 go test -count=1 -timeout 20m -v ./imports ./cmd/reauth -run 'ManyRows'
+
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (20s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
