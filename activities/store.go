@@ -49,6 +49,12 @@ type Store interface {
 	CurrentToken(ctx context.Context, connectionID string) (db.Token, error)
 	TokenByFingerprint(ctx context.Context, connectionID, fingerprint string) (t db.Token, current bool, err error)
 
+	// Tokens that imports handed in.
+	StagedOf(ctx context.Context, connectionID string, at time.Time) ([]db.StagedToken, error)
+	AdoptStaged(ctx context.Context, a db.StagedAdoption) (db.Adopted, error)
+	SettleStaged(ctx context.Context, v db.StagedVerdict) error
+	PostponeStaged(ctx context.Context, fingerprint string, due time.Time, detail string, counted bool) error
+
 	// Storms.
 	MayStorm(ctx context.Context, provider reauth.Provider, count int) (may bool, err error)
 	Brake(ctx context.Context, caseID string, rule db.StormRule, at time.Time) (storm db.Storm, held bool, err error)

@@ -83,13 +83,32 @@ SELECT fingerprint FROM staged_tokens
 }
 
 // StagedOf returns the tokens that imports named as a connection's and that may
-// be its own, the newest first.
-func (d *DB) StagedOf(ctx context.Context, connectionID string) (list []StagedToken, err error) {
+// be its own, the newest first, but for those about which the provider was asked
+// a moment ago, or is to be asked later since its answer was not clear.
+func (d *DB) StagedOf(ctx context.Context, connectionID string, at time.Time) (list []StagedToken, err error) {
+	const moment = time.Minute
 	err = d.read(ctx, "read staged tokens", func(ctx context.Context) error {
 		return d.sqlx.SelectContext(ctx, &list, selectStaged+`
- WHERE s.connection_id = $1 AND s.state IN ('waiting', 'stale') ORDER BY s.minted_at DESC, s.line DESC LIMIT 20`, connectionID)
+ WHERE s.connection_id = $1
+   AND CASE s.state WHEN 'waiting' THEN s.attempts = 0 OR s.due_at <= $2 WHEN 'stale' THEN s.asked_at <= $3 ELSE false END
+ ORDER BY s.minted_at DESC, s.line DESC LIMIT 20`, connectionID, at, at.Add(-moment))
 	})
 	return list, err
+}
+
+// ImportedToken says what became of the newest token that an import named as a
+// connection's, and why. ErrNotFound when there is none.
+func (d *DB) ImportedToken(ctx context.Context, connectionID string) (state StagedState, detail string, err error) {
+	var row struct {
+		State  StagedState `db:"state"`
+		Detail string      `db:"detail"`
+	}
+	err = d.read(ctx, "read what became of an imported token", func(ctx context.Context) error {
+		return d.sqlx.GetContext(ctx, &row, `
+SELECT state, detail FROM staged_tokens WHERE connection_id = $1
+ ORDER BY state = 'rejected', minted_at DESC, line DESC LIMIT 1`, connectionID)
+	})
+	return row.State, row.Detail, err
 }
 
 // StagedAdoption is a staged token whose connection the provider has named.

@@ -109,7 +109,7 @@ func TestImport(t *testing.T) {
 	assert.Equal(t, 3, w.count("contacts"), "those of a connection that nobody has named yet are sealed")
 	assert.Zero(t, w.count("tokens"), "no token is anybody's before the provider was asked")
 
-	staged, err := w.db.StagedOf(t.Context(), "c1")
+	staged, err := w.db.StagedOf(t.Context(), "c1", time.Now())
 	require.NoError(t, err)
 	require.Len(t, staged, 1)
 	token, _, err := imports.Open(w.Keys, staged[0])
