@@ -15,6 +15,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/imports"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/secrets"
@@ -49,6 +50,13 @@ type Config struct {
 	Starter Starter
 	// Introspect asks the provider what a token is worth.
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
+	// AdoptImported asks the provider about the tokens that imports have handed
+	// in as a connection's, and stores the one that works; adopted says that
+	// there is one. Optional: without it, they wait for the background.
+	AdoptImported func(ctx context.Context, connectionID string) (adopted bool, err error)
+	// ImportPace is how many imported tokens are asked about in a minute;
+	// imports.DefaultPace if 0.
+	ImportPace int
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error
 
@@ -127,6 +135,9 @@ func (c *Config) check() error {
 	}
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
+	}
+	if c.ImportPace == 0 {
+		c.ImportPace = imports.DefaultPace
 	}
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()

@@ -49,7 +49,11 @@ func (s *server) observe(w http.ResponseWriter, r *http.Request, next http.Handl
 	info := &requestInfo{id: requestID(r)}
 	r = r.WithContext(context.WithValue(r.Context(), requestInfoKey{}, info))
 	rec := &recorder{ResponseWriter: w}
-	if !strings.HasPrefix(r.URL.Path, "/codec/") { // which has its own, larger bound
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/codec/"): // which has its own, larger bound
+	case r.URL.Path == importPath:
+		r.Body = http.MaxBytesReader(rec, r.Body, maxImport)
+	default:
 		r.Body = http.MaxBytesReader(rec, r.Body, maxBody)
 	}
 	baseHeaders(rec.Header())

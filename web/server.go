@@ -49,6 +49,7 @@ func New(c Config) (http.Handler, error) {
 
 func (s *server) routes(api huma.API) {
 	s.connectionRoutes(api)
+	s.importRoutes(api)
 	s.reportRoutes(api)
 	s.caseRoutes(api)
 	s.steeringRoutes(api)

@@ -16,6 +16,7 @@ import (
 
 	"go.temporal.io/sdk/client"
 
+	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
@@ -32,6 +33,7 @@ type serveCommand struct {
 	httpSettings
 	campaignSettings
 	webhookSettings
+	importSettings
 	logSettings
 }
 
@@ -83,6 +85,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			database.PublishEvents(c.WebhookURL != "")
 		}
 		config.DB = database
+		config.AdoptImported = c.adoptImported(database, keys, logger)
 		handler, err := web.New(config)
 		if err != nil {
 			return err
@@ -140,9 +143,22 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		MetricsOpen:         isTrue(c.MetricsOpen),
 		TemporalUIURL:       c.TemporalUIURL,
 		TrustedProxies:      proxies,
+		ImportPace:          c.pace(),
 		Logger:              logger,
 		Version:             version(),
 	}
+}
+
+// adoptImported asks about an imported token of which somebody needs to know at
+// once, as a step of a case does.
+func (c *serveCommand) adoptImported(database *db.DB, keys *secrets.Keys, logger *slog.Logger) func(context.Context, string) (bool, error) {
+	asking := &activities.Activities{
+		DB: database, Keys: keys, Logger: logger, Now: time.Now,
+		Providers: map[string]activities.Provider{
+			reauth.DefaultApplication: activities.Finch{Client: finch.New(finch.Config{BaseURL: c.FinchBaseURL})},
+		},
+	}
+	return asking.AdoptImported
 }
 
 // connectHosts are Finch's own host for Connect and, where the API is another

@@ -52,6 +52,7 @@ func complete(t *testing.T) map[string]string {
 		"REAUTH_CHAT":              "slack://xoxb-0123456789-hunter2@C0123456789",
 		"REAUTH_WEBHOOK_URL":       "https://backend.example.com/hooks?tenant=1",
 		"REAUTH_WEBHOOK_SECRET":    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+		"REAUTH_IMPORT_PACE":       "60",
 		"REAUTH_METRICS_ADDR":      "127.0.0.1:9090",
 		"REAUTH_LOG_LEVEL":         "debug",
 		"REAUTH_DEV_CLOCK":         "2@2026-11-21T02:00:00Z",
@@ -172,6 +173,7 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 		"REAUTH_CHAT":              {"hunter2", "http://hunter2.example.com/hook", "slack://hunter2"},
 		"REAUTH_WEBHOOK_URL":       {"hunter2", "ftp://hunter2.example.com/"},
 		"REAUTH_WEBHOOK_SECRET":    {"hunter2", "whsec_hunter2", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
+		"REAUTH_IMPORT_PACE":       {"hunter2", "0", "1.5", "6001"},
 		"REAUTH_METRICS_ADDR":      {"hunter2", "9090"},
 		"REAUTH_LOG_LEVEL":         {"hunter2", "loud"},
 		"REAUTH_DEV_CLOCK":         {"hunter2", "1@2026-11-21T02:00:00Z", "4000@hunter2", "4000"},
@@ -195,7 +197,7 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 			})
 		}
 	}
-	require.Len(t, rules(), 37, "every setting is tried above")
+	require.Len(t, rules(), 38, "every setting is tried above")
 }
 
 func TestCampaignsAndRemindersDoNotGoTogether(t *testing.T) {

@@ -43,6 +43,7 @@ type workerCommand struct {
 	stormSettings
 	chatSettings
 	webhookSettings
+	importSettings
 	metricsSettings
 	logSettings
 	TemporalUIURL string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
@@ -115,6 +116,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 		WebhookURL:    c.WebhookURL,
 		WebhookSecret: c.WebhookSecret,
 		Chat:          c.Chat,
+		ImportPace:    c.pace(),
 		TemporalUIURL: c.TemporalUIURL,
 		Namespace:     options.Namespace,
 		Logger:        logger,
