@@ -121,7 +121,7 @@ func (c *importRunCommand) failed(ctx context.Context, id string, err error) err
 	var file *rows.FileError
 	switch {
 	case errors.As(err, &file):
-		return fmt.Errorf("%s: %w", c.File, err)
+		return fmt.Errorf("%s: %w", c.name(), err)
 	case errors.Is(err, imports.ErrOtherContent):
 		return fmt.Errorf("the import %s was interrupted, and what it had read is not what this content begins with; take another --import-id", id)
 	case errors.Is(err, db.ErrImportMoved):
@@ -157,6 +157,14 @@ func (c *importRunCommand) open(s streams) (content *os.File, size int64, err er
 	return content, size, nil
 }
 
+// name is what people call the content.
+func (c *importRunCommand) name() string {
+	if c.File == "-" {
+		return "the standard input"
+	}
+	return c.File
+}
+
 // id is what the import is called: the same file has the same name.
 func (c *importRunCommand) id(content *os.File, size int64) (string, error) {
 	if c.ImportID != "" {
@@ -184,7 +192,7 @@ func (c *importRunCommand) check(s streams, content io.Reader, campaigns []strin
 		printReject(report, db.ImportReject{Line: p.Line, ConnectionID: p.ConnectionID, Problem: p.Message})
 	})
 	if err := errors.Join(err, done()); err != nil {
-		return fmt.Errorf("%s: %w", c.File, err)
+		return fmt.Errorf("%s: %w", c.name(), err)
 	}
 	if c.JSON {
 		err = printJSON(s.out, map[string]any{"format": format, "rows": read, "rejected": wrong})
