@@ -53,6 +53,10 @@ histories: temporal ## record testdata/histories anew, from the workflows as the
 screenshots: temporal ## take the pictures in docs/images anew, with Chromium
 	REAUTH_SCREENSHOTS='$(CURDIR)/docs/images' go test -count=1 -timeout 20m ./e2e -run '^TestScreenshots$$'
 
+.PHONY: storm
+storm: ## measure 100,000 reports of 1,000 stale connections
+	go test -run '^$$' -bench Storm -benchtime 1x -timeout 30m ./starter ./web
+
 .PHONY: import
 import: ## import 100,000 rows with crashes in between, and measure it
 	REAUTH_IMPORT_ROWS=100000 go test -count=1 -timeout 20m -v ./imports ./cmd/reauth -run 'ManyRows'

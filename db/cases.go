@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
 
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -262,6 +263,14 @@ UPDATE cases
 func (d *DB) SetPhase(ctx context.Context, caseID string, phase reauth.Phase, lastError string) error {
 	return d.updateCase(ctx, "set a case's phase", caseID, `
 UPDATE cases SET phase = coalesce(nullif($2, ''), phase), last_error = $3 WHERE case_id = $1 AND outcome IS NULL`, phase, plain(lastError))
+}
+
+// Recode notes that an open case, which was opened by one of reauth.SetupCodes,
+// is about a lost login after all. A case of another code, and a closed one,
+// stays as it is. ErrNotFound when there is no such case.
+func (d *DB) Recode(ctx context.Context, caseID string) error {
+	return d.updateCase(ctx, "note another code of a case", caseID, `
+UPDATE cases SET finch_code = $2 WHERE case_id = $1 AND outcome IS NULL AND finch_code = ANY($3)`, reauth.CodeReauth, pq.Array(reauth.SetupCodes()))
 }
 
 // SpendSession takes the session away that a code has used up, so that nobody

@@ -420,6 +420,7 @@ func (e *Environment) worker() Part {
 	if e.clock != nil {
 		settings["REAUTH_DEV_CLOCK"] = e.clock.String()
 	}
+	e.unlessSet(settings, "REAUTH_OUTBOUND_ALLOW", "loopback") // where the inbox is
 	e.unlessSet(settings, "REAUTH_MAIL_FROM", "Acme Insights <connections@acme-insights.example>")
 	e.unlessSet(settings, "REAUTH_PRODUCT_NAME", "Acme Insights")
 	e.unlessSet(settings, "REAUTH_SUPPORT_EMAIL", "support@acme-insights.example")

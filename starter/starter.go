@@ -89,9 +89,13 @@ func (s *Starter) Report(ctx context.Context, in reauth.Input) (Reported, error)
 	return Reported{CaseID: run.GetRunID(), WorkflowID: options.ID, Created: true}, nil
 }
 
-// Reporter is Report as Transport wants it.
+// Reporter is Report as Transport wants it. Calls whose connection nothing but
+// their token names need Transport.Lookup beside it.
 func (s *Starter) Reporter() func(context.Context, reauth.Input) error {
 	return func(ctx context.Context, in reauth.Input) error {
+		if in.ConnectionID == "" {
+			return fmt.Errorf("%w: %w", ErrRefused, ErrNoConnection)
+		}
 		_, err := s.Report(ctx, in)
 		return err
 	}

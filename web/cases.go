@@ -137,6 +137,9 @@ func (s *server) getCase(ctx context.Context, in *ConnectionPath) (*struct{ Body
 	for _, e := range events {
 		detail.Timeline = append(detail.Timeline, EventView{At: e.At, Kind: e.Kind, Detail: e.Detail})
 	}
+	if detail.Timeline, err = s.addWebhooks(ctx, newest.CaseID, detail.Timeline); err != nil {
+		return nil, err
+	}
 	notices, err := s.DB.NoticesOf(ctx, newest.CaseID)
 	if err != nil {
 		return nil, s.databaseDown(ctx, "reading the notices", err)

@@ -22,8 +22,8 @@ import (
 	"github.com/finch-reauth/reauth/starter"
 )
 
-// ErrUnknownApplication is what Config.Introspect returns for an application
-// whose client credentials are not configured.
+// ErrUnknownApplication is what Config.Introspect and Config.Job return for an
+// application whose client credentials are not configured.
 var ErrUnknownApplication = errors.New("unknown application")
 
 // Starter is the way to Temporal; *starter.Starter is one.
@@ -57,6 +57,14 @@ type Config struct {
 	// ImportPace is how many imported tokens are asked about in a minute;
 	// imports.DefaultPace if 0.
 	ImportPace int
+	// Job asks the provider what became of a job of a token's connection.
+	// Without it, events about jobs are kept and ignored.
+	Job func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error)
+	// FindConnection asks the provider which connection a customer has; ""
+	// means that the provider knows none. It returns ErrUnknownApplication like
+	// Introspect. It is called only where a report asks for it (ask_provider), and
+	// the connection is registered before it is reported. Nil: it is not available.
+	FindConnection func(ctx context.Context, application, customerID, customerName string) (connectionID string, err error)
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error
 
@@ -89,6 +97,10 @@ type Config struct {
 	CodecOpen, MetricsOpen bool
 	// TemporalUIURL is where operators find a case's workflow. Optional.
 	TemporalUIURL string
+
+	// Stopping is done when the service is to stop: answers that are held back
+	// are given then. Optional.
+	Stopping context.Context
 
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
@@ -195,4 +207,4 @@ func (c *Config) ensureBootstrapKey(ctx context.Context) error {
 	return nil
 }
 
-var _ http.Handler = (*server)(nil)
+var _ http.Handler = (*Service)(nil)

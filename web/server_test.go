@@ -217,6 +217,7 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/imports":                                    {"get"},
 		"/v1/imports/{import_id}":                        {"get"},
 		"/v1/imports/{import_id}/rejected":               {"get"},
+		"/v1/reports":                                    {"post"},
 		"/v1/cases":                                      {"get"},
 		"/v1/storms":                                     {"get"},
 		"/v1/storms/{storm_id}/release":                  {"post"},

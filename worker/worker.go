@@ -20,6 +20,7 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/worker/clock"
@@ -52,6 +53,9 @@ type Config struct {
 	// Report opens a case for a stale connection that an import has brought to
 	// light; through Temporal if nil.
 	Report func(ctx context.Context, in reauth.Input) error
+	// Outbound says where webhooks and the chat's messages may go besides public
+	// addresses.
+	Outbound outbound.Guard
 	// Clock, if any, is what cases live by instead of the real one. The Now of
 	// the activities must be its own.
 	Clock  *clock.Fast
@@ -109,7 +113,7 @@ func Run(ctx context.Context, c Config) error {
 	defer beside.Wait()
 	defer cancel(nil)
 	if c.WebhookURL != "" {
-		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Logger)
+		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Outbound, c.Logger)
 		if err != nil {
 			return err
 		}
@@ -117,7 +121,7 @@ func Run(ctx context.Context, c Config) error {
 		beside.Go(func() { courier.run(ctx) })
 	}
 	if c.Chat != "" {
-		herald, err := newHerald(c.DB, c.Chat, chatLinks(c.TemporalUIURL, c.Namespace), c.Logger, c.Activities.Now)
+		herald, err := newHerald(c.DB, c.Chat, c.Outbound, chatLinks(c.TemporalUIURL, c.Namespace), c.Logger, c.Activities.Now)
 		if err != nil {
 			return err
 		}

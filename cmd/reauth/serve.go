@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -68,6 +69,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	logger.Info("listening", "address", listener.Addr().String(), "public_url", c.PublicURL)
 
 	var database *db.DB
+	var handler *web.Service
 	defer func() {
 		if database != nil {
 			_ = database.Close()
@@ -75,6 +77,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	}()
 	config := c.config(keys, temporal, logger)
 	config.Campaigns = campaigns.Names()
+	config.Stopping = ctx
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
@@ -86,21 +89,24 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		}
 		config.DB = database
 		config.AdoptImported = c.adoptImported(database, keys, logger)
-		handler, err := web.New(config)
+		made, err := web.New(config)
 		if err != nil {
 			return err
 		}
+		handler = made
 		service.begin(handler)
 		return nil
 	})
 	if err == nil {
 		logger.Info("serving")
-		forwarded := make(chan struct{})
-		go func() {
-			defer close(forwarded)
-			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(ctx)
-		}()
-		defer func() { <-forwarded }()
+		background, stop := context.WithCancel(ctx)
+		var beside sync.WaitGroup
+		beside.Go(func() {
+			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(background)
+		})
+		beside.Go(func() { handler.ActOnWebhooks(background) })
+		defer beside.Wait()
+		defer stop()
 		select {
 		case <-ctx.Done():
 		case err := <-stopped:
@@ -127,6 +133,12 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 				return finch.Introspection{}, web.ErrUnknownApplication
 			}
 			return provider.Introspect(ctx, token.Reveal())
+		},
+		Job: func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
+			if application != "" && application != reauth.DefaultApplication {
+				return finch.Job{}, web.ErrUnknownApplication
+			}
+			return provider.Job(ctx, token.Reveal(), jobID)
 		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})

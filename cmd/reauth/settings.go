@@ -142,6 +142,7 @@ func rules() map[string]rule {
 		"REAUTH_WEBHOOK_URL":       {"the absolute http or https URL of an endpoint of your backend", "https://backend.example.com/webhooks/reauth", checkURL},
 		"REAUTH_WEBHOOK_SECRET":    {"a secret of the Standard Webhooks form, whsec_ and then base64 of 24 to 64 bytes", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", checkWebhookSecret},
 		"REAUTH_IMPORT_PACE":       {"a whole number of calls a minute from 1 to 6000", "20", checkNumber(1, 6000)},
+		"REAUTH_OUTBOUND_ALLOW":    {"networks with commas between them: CIDR prefixes, addresses, loopback or private", "10.20.0.0/16,loopback", checkOutbound},
 		"REAUTH_METRICS_ADDR":      {"an address to listen on, HOST:PORT or :PORT", ":9090", checkAddr},
 		"REAUTH_LOG_LEVEL":         {"debug, info, warn or error", "info", checkLogLevel},
 		"REAUTH_DEV_CLOCK":         {"what `reauth dev --speed` sets, a speed and an epoch", "4000@2026-11-21T02:00:00Z", checkDevClock},

@@ -53,6 +53,7 @@ func complete(t *testing.T) map[string]string {
 		"REAUTH_WEBHOOK_URL":       "https://backend.example.com/hooks?tenant=1",
 		"REAUTH_WEBHOOK_SECRET":    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 		"REAUTH_IMPORT_PACE":       "60",
+		"REAUTH_OUTBOUND_ALLOW":    "10.20.0.0/16, loopback",
 		"REAUTH_METRICS_ADDR":      "127.0.0.1:9090",
 		"REAUTH_LOG_LEVEL":         "debug",
 		"REAUTH_DEV_CLOCK":         "2@2026-11-21T02:00:00Z",
@@ -174,6 +175,7 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 		"REAUTH_WEBHOOK_URL":       {"hunter2", "ftp://hunter2.example.com/"},
 		"REAUTH_WEBHOOK_SECRET":    {"hunter2", "whsec_hunter2", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
 		"REAUTH_IMPORT_PACE":       {"hunter2", "0", "1.5", "6001"},
+		"REAUTH_OUTBOUND_ALLOW":    {"10.0.0.0/99", "everything"},
 		"REAUTH_METRICS_ADDR":      {"hunter2", "9090"},
 		"REAUTH_LOG_LEVEL":         {"hunter2", "loud"},
 		"REAUTH_DEV_CLOCK":         {"hunter2", "1@2026-11-21T02:00:00Z", "4000@hunter2", "4000"},
@@ -197,7 +199,7 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 			})
 		}
 	}
-	require.Len(t, rules(), 38, "every setting is tried above")
+	require.Len(t, rules(), 39, "every setting is tried above")
 }
 
 func TestCampaignsAndRemindersDoNotGoTogether(t *testing.T) {
@@ -211,6 +213,24 @@ func TestAHeadlessCampaignNeedsAWebhook(t *testing.T) {
 	delete(settings, "REAUTH_WEBHOOK_URL")
 	settle(t, settings)
 	require.Contains(t, stops(t, "worker"), "REAUTH_WEBHOOK_URL is missing, which the channel webhook of the campaign quiet needs")
+}
+
+// What would only fail with the first mail or webhook stops the program.
+func TestTargetsInThePrivateNetworkStopTheProgram(t *testing.T) {
+	given := complete(t)
+	delete(given, "REAUTH_REMINDERS")
+	delete(given, "REAUTH_OUTBOUND_ALLOW")
+	for name, value := range map[string]string{
+		"SMTP_URL":           "smtp://user:hunter2@10.1.2.3:587",
+		"REAUTH_WEBHOOK_URL": "http://169.254.169.254/hunter2",
+		"REAUTH_CHAT":        "http://127.0.0.1:8080/hunter2",
+	} {
+		settle(t, with(given, name, value))
+		line := stops(t, "worker")
+		require.Contains(t, line, name+" leads to an address that is not a public one")
+		require.Contains(t, line, "REAUTH_OUTBOUND_ALLOW")
+		require.NotContains(t, line, "hunter2")
+	}
 }
 
 // campaignFile writes a file of campaigns.

@@ -44,6 +44,7 @@ type workerCommand struct {
 	chatSettings
 	webhookSettings
 	importSettings
+	outboundSettings
 	metricsSettings
 	logSettings
 	TemporalUIURL string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
@@ -63,6 +64,10 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return malformed("SMTP_URL", err)
 	}
+	if err := c.checkTargets(ctx); err != nil {
+		return err
+	}
+	mail = mail.Through(c.guard())
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
 		return err
@@ -117,6 +122,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 		WebhookSecret: c.WebhookSecret,
 		Chat:          c.Chat,
 		ImportPace:    c.pace(),
+		Outbound:      c.guard(),
 		TemporalUIURL: c.TemporalUIURL,
 		Namespace:     options.Namespace,
 		Logger:        logger,
