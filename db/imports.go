@@ -25,7 +25,7 @@ type Import struct {
 	// LinesDone is how far it has come in its content, Digest the SHA-256 of
 	// the content up to there.
 	LinesDone int64  `db:"lines_done"`
-	Digest    []byte `db:"digest"`
+	Digest    []byte `db:"content_sha256"`
 	ImportTotals
 	BeganAt   time.Time  `db:"began_at"`
 	UpdatedAt time.Time  `db:"updated_at"`
@@ -58,7 +58,7 @@ type ImportProgress struct {
 }
 
 const selectImports = `
-SELECT import_id, reports, lines_done, digest, rows_read, rows_rejected, created, updated, staged, known, began_at, updated_at, read_at FROM imports`
+SELECT import_id, reports, lines_done, content_sha256, rows_read, rows_rejected, created, updated, staged, known, began_at, updated_at, read_at FROM imports`
 
 // BeginImport begins an import, or goes on with one that was interrupted. One
 // that had come to its end begins anew.
@@ -70,7 +70,7 @@ INSERT INTO imports (import_id, reports, began_at, updated_at) VALUES ($1, $2, $
 			return err
 		}
 		again, err := changed(ctx, tx, `
-UPDATE imports SET lines_done = 0, digest = '', rows_read = 0, rows_rejected = 0, created = 0, updated = 0, staged = 0, known = 0,
+UPDATE imports SET lines_done = 0, content_sha256 = '', rows_read = 0, rows_rejected = 0, created = 0, updated = 0, staged = 0, known = 0,
                    reports = $2, began_at = $3, updated_at = $3, read_at = NULL
  WHERE import_id = $1 AND read_at IS NOT NULL`, id, reports, now)
 		if err != nil {
@@ -155,7 +155,7 @@ func (d *DB) WriteImport(ctx context.Context, b ImportBatch) (out ImportWritten,
 		w.out.ImportTotals.Rejected = int64(len(w.out.Rejected))
 		t := w.out.ImportTotals
 		moved, err := changed(ctx, tx, `
-UPDATE imports SET lines_done = $3, digest = $4, updated_at = $5, read_at = CASE WHEN $6 THEN $5::timestamptz END,
+UPDATE imports SET lines_done = $3, content_sha256 = $4, updated_at = $5, read_at = CASE WHEN $6 THEN $5::timestamptz END,
        rows_read = rows_read + $7, rows_rejected = rows_rejected + $8, created = created + $9, updated = updated + $10,
        staged = staged + $11, known = known + $12
  WHERE import_id = $1 AND lines_done = $2 AND read_at IS NULL`,

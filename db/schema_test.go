@@ -79,7 +79,7 @@ VALUES ('ffffffffffffffffffffffffffffffff', 'i1', 1, 'c1', 'x', now(), 'waiting'
 		"adopted as no generation":       {`UPDATE staged_tokens SET state = 'adopted', sealed = NULL`, "staged_generation_iff_adopted"},
 		"a staged token of nobody":       {`UPDATE staged_tokens SET connection_id = 'c9'`, "staged_tokens_connection_id_fkey"},
 		"a staged token of no import":    {`UPDATE staged_tokens SET import_id = 'i9'`, "staged_tokens_import_id_fkey"},
-		"an import of no known content":  {`UPDATE imports SET lines_done = 5`, "imports_digest_iff_begun"},
+		"an import of no known content":  {`UPDATE imports SET lines_done = 5`, "imports_content_iff_begun"},
 		"a rejected row without a why":   {`INSERT INTO import_rejects (import_id, line, problem) VALUES ('i1', 1, '')`, "import_rejects_problem_set"},
 		"a suppression without an end":   {`UPDATE suppressions SET until = began_at - interval '1 s'`, "suppressions_end_after_begin"},
 		"a suppression that is no alarm": {`UPDATE suppressions SET outcome = 'false_alarm'`, "suppressions_false_alarms_counted"},

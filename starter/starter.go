@@ -178,7 +178,12 @@ func (s *Starter) Snooze(ctx context.Context, connectionID string, m reauth.Snoo
 // RemindNow makes the connection's open case send a notice at once. Without an
 // open case it returns ErrNoOpenCase.
 func (s *Starter) RemindNow(ctx context.Context, connectionID string) error {
-	return s.signal(ctx, connectionID, reauth.SignalRemindNow, struct{}{})
+	return s.Remind(ctx, connectionID, reauth.RemindNow{})
+}
+
+// Remind is RemindNow with who asks for it.
+func (s *Starter) Remind(ctx context.Context, connectionID string, m reauth.RemindNow) error {
+	return s.signal(ctx, connectionID, reauth.SignalRemindNow, m)
 }
 
 // StopNotices ends the notices of the connection's open case, which stays open.

@@ -94,8 +94,8 @@ func (s *server) caseRoutes(api huma.API) {
 	huma.Register(api, answers(operation("get-case", http.MethodGet, "/v1/connections/{connection_id}/reauth", tagCases, "Read a connection's newest case",
 		"Where it stands, its session, its notices, and its timeline: who was told, what happened, when.",
 		ScopeReports, ScopeOperator), http.StatusNotFound), s.getCase)
-	huma.Register(api, operation("list-cases", http.MethodGet, "/v1/cases", tagCases, "List cases", "Newest first.",
-		ScopeReports, ScopeOperator), s.listCases)
+	huma.Register(api, withinApplication(operation("list-cases", http.MethodGet, "/v1/cases", tagCases, "List cases", "Newest first.",
+		ScopeReports, ScopeOperator)), s.listCases)
 }
 
 func viewOf(c db.Case) CaseView {

@@ -34,7 +34,7 @@ type Starter interface {
 	Restored(ctx context.Context, connectionID string) error
 	Cancel(ctx context.Context, connectionID string, m reauth.Cancel) error
 	Snooze(ctx context.Context, connectionID string, m reauth.Snooze) error
-	RemindNow(ctx context.Context, connectionID string) error
+	Remind(ctx context.Context, connectionID string, m reauth.RemindNow) error
 	StopNotices(ctx context.Context, connectionID string, m reauth.StopNotices) error
 	// ContactsChanged is nil when no case is open.
 	ContactsChanged(ctx context.Context, connectionID string, m reauth.ContactsChanged) error
@@ -95,13 +95,18 @@ type Config struct {
 	// CodecOpen and MetricsOpen let /codec and /metrics be used without an API
 	// key. They are for services that only their own machine can reach.
 	CodecOpen, MetricsOpen bool
-	// TemporalUIURL is where operators find a case's workflow. Optional.
-	TemporalUIURL string
+	// TemporalUIURL is where operators find a case's workflow, in
+	// TemporalNamespace ("default" by default). Optional.
+	TemporalUIURL, TemporalNamespace string
+	// SignIn says how operators sign in to their pages; without it there are none.
+	SignIn *SignIn
 
 	// Stopping is done when the service is to stop: answers that are held back
 	// are given then. Optional.
 	Stopping context.Context
 
+	// Limits bound how many requests are answered. Optional.
+	Limits Limits
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Registry collects the metrics; by default a new one.
@@ -144,6 +149,15 @@ func (c *Config) check() error {
 		if err := secrets.CheckOrigin(origin); err != nil {
 			return fmt.Errorf("web: CodecOrigins holds %q, but %w", origin, err)
 		}
+	}
+	c.Limits.fill()
+	if c.SignIn != nil && c.SignIn.OpenID != nil {
+		if err := CheckAllow(c.SignIn.OpenID.Allow); err != nil {
+			return fmt.Errorf("web: SignIn.OpenID.Allow must say who is an operator: %w", err)
+		}
+	}
+	if c.TemporalNamespace == "" {
+		c.TemporalNamespace = "default"
 	}
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
@@ -201,7 +215,7 @@ func (c *Config) ensureBootstrapKey(ctx context.Context) error {
 	if c.BootstrapAPIKey == "" {
 		return nil
 	}
-	if err := c.DB.EnsureAPIKey(ctx, "bootstrap", hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
+	if err := c.DB.EnsureAPIKey(ctx, BootstrapKeyName, hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
 		return fmt.Errorf("storing the bootstrap API key: %w", err)
 	}
 	return nil

@@ -21,6 +21,8 @@ const (
 	importPath = "/v1/connections:import"
 	// maxImport bounds the body of an import, which is never held in memory.
 	maxImport = 1 << 30
+	// importAtMost is how long an import may take in all.
+	importAtMost = 6 * time.Hour
 	// importPatience is how long an import waits for the client's next bytes.
 	importPatience = time.Minute
 	// shownRejects is how many rejected rows the answer to an import lists.
@@ -108,7 +110,8 @@ func (s *server) importRoutes(api huma.API) {
 		}}
 	}
 	api.OpenAPI().AddOperation(&op)
-	// Not by huma, which reads a body into memory.
+	// A key that is limited to an application is refused: rows may be of any, and
+	// some turn out to be another's. Not by huma, which reads a body into memory.
 	s.mux.Handle("POST "+importPath, s.guard(false, ScopeConnections, http.HandlerFunc(s.importConnections)))
 
 	huma.Register(api, operation("list-imports", http.MethodGet, "/v1/imports", tagConnections, "List imports",

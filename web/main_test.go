@@ -354,6 +354,14 @@ func (f *fixture) close(caseID string, outcome reauth.Outcome, reason string) {
 	require.True(f.t, first)
 }
 
+// pool is the database, past package db.
+func (f *fixture) pool() *sql.DB {
+	f.t.Helper()
+	pool, err := sql.Open("postgres", f.url)
+	require.NoError(f.t, err)
+	return pool
+}
+
 // sql runs a statement for which db has no method.
 func (f *fixture) sql(statement string, args ...any) {
 	f.t.Helper()
@@ -453,6 +461,7 @@ type fakeTemporal struct {
 	snoozes  []reauth.Snooze
 	stops    []reauth.StopNotices
 	changes  []reauth.ContactsChanged
+	reminds  []reauth.RemindNow
 }
 
 func (f *fakeTemporal) Report(ctx context.Context, in reauth.Input) (starter.Reported, error) {
@@ -561,4 +570,10 @@ func (f *fakeTemporal) ContactsChanged(ctx context.Context, id string, m reauth.
 	return err
 }
 
-func (f *fakeTemporal) RemindNow(_ context.Context, id string) error { return f.signal("remind " + id) }
+func (f *fakeTemporal) Remind(_ context.Context, id string, m reauth.RemindNow) error {
+	if err := f.signal("remind " + id); err != nil {
+		return err
+	}
+	f.reminds = append(f.reminds, m)
+	return nil
+}

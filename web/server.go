@@ -24,8 +24,9 @@ type server struct {
 	seldom  seldom
 	// stored are webhooks that are certainly stored.
 	stored recent
-	joins   joiner
-	waits   waits
+	joins  joiner
+	waits  waits
+	limits *limiters
 }
 
 // Service is the HTTP side of reauth: an http.Handler, and what it does beside
@@ -51,7 +52,7 @@ func New(c Config) (*Service, error) {
 	if err := c.ensureBootstrapKey(ctx); err != nil {
 		return nil, err
 	}
-	s := &server{Config: c, mux: http.NewServeMux()}
+	s := &server{Config: c, mux: http.NewServeMux(), limits: newLimiters(c.Limits)}
 	var err error
 	if s.pages, err = newPages(&s.Config); err != nil {
 		return nil, err
@@ -93,6 +94,8 @@ func (s *server) routes(api huma.API) {
 	s.mux.Handle("GET /metrics", s.guard(s.MetricsOpen, ScopeMetrics, s.metrics.handler()))
 	s.codecRoutes()
 
+	s.operatorRoutes()
+
 	s.mux.HandleFunc("GET /docs", s.docs(api.OpenAPI()))
 	s.mux.HandleFunc("GET /{$}", s.home)
 }
@@ -105,6 +108,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // route answers what no route takes in the service's own words; everything
 // else is the mux's.
 func (s *server) route(w http.ResponseWriter, r *http.Request) {
+	if !s.withinRate(w, r) {
+		return
+	}
 	handler, pattern := s.mux.Handler(r)
 	if pattern != "" {
 		s.mux.ServeHTTP(w, r)

@@ -67,7 +67,7 @@ func TestAThousandWaitForTheirTokens(t *testing.T) {
 	f.register(connID)
 	f.register("never")
 	f.adopt("token-Hush-1")
-	s := f.handler.(*server)
+	s := f.handler.(*Service).server
 	server := httptest.NewServer(f.handler)
 	defer server.Close()
 	get := func(id string) (*http.Response, error) {
@@ -118,7 +118,7 @@ func TestWaitingEndsWithTheConnection(t *testing.T) {
 	f := newFixture(t)
 	f.register(connID)
 	f.adopt("token-Hush-1")
-	s := f.handler.(*server)
+	s := f.handler.(*Service).server
 	done := make(chan problemBody)
 	go func() { done <- f.problem(404, "GET", connectionURL+"/token?after=1&wait=50", nil) }()
 	waitingFor(t, &s.waits, 1)
@@ -131,7 +131,7 @@ func TestWaitingEndsWithTheService(t *testing.T) {
 	stopping, stop := context.WithCancel(t.Context())
 	f := newFixture(t, func(c *Config) { c.Stopping = stopping })
 	f.register(connID)
-	s := f.handler.(*server)
+	s := f.handler.(*Service).server
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -242,7 +242,7 @@ func TestWebhookWithoutTemporal(t *testing.T) {
 			first = f.stored("msg_1")
 			waits = append(waits, waited)
 		}
-		require.Equal(t, []time.Duration{1, 3, 9, 27, 81, 243, 300, 300}, seconds(waits))
+		require.Equal(t, []time.Duration{1, 3, 9, 27, 81, 243, 300, 300}, inSeconds(waits))
 
 		f.temporal.down = false
 		f.advance(clerkMaxWait)
@@ -254,7 +254,7 @@ func TestWebhookWithoutTemporal(t *testing.T) {
 	}
 }
 
-func seconds(waits []time.Duration) []time.Duration {
+func inSeconds(waits []time.Duration) []time.Duration {
 	for i := range waits {
 		waits[i] /= time.Second
 	}

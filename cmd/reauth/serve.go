@@ -35,20 +35,25 @@ type serveCommand struct {
 	campaignSettings
 	webhookSettings
 	importSettings
+	signInSettings
 	logSettings
 }
 
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	logger := c.logger(s.err)
-	keys, err := secrets.Load(c.Keyset)
+	keys, err := c.keys()
 	if err != nil {
-		return malformed("REAUTH_KEYSET", err)
+		return err
 	}
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
 		return err
 	}
 	campaigns, err := c.book()
+	if err != nil {
+		return err
+	}
+	signIn, err := c.signIn()
 	if err != nil {
 		return err
 	}
@@ -78,6 +83,8 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	config := c.config(keys, temporal, logger)
 	config.Campaigns = campaigns.Names()
 	config.Stopping = ctx
+	config.TemporalNamespace = options.Namespace
+	config.SignIn = signIn
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
@@ -107,6 +114,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		beside.Go(func() { handler.ActOnWebhooks(background) })
 		defer beside.Wait()
 		defer stop()
+		defer holdKeys(ctx, database, keys, "serve", logger)()
 		select {
 		case <-ctx.Done():
 		case err := <-stopped:
@@ -125,6 +133,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
 	}
+	limits, _ := parseRateLimits(c.RateLimits) // checked before
 	return web.Config{
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
@@ -156,6 +165,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		TemporalUIURL:       c.TemporalUIURL,
 		TrustedProxies:      proxies,
 		ImportPace:          c.pace(),
+		Limits:              limits,
 		Logger:              logger,
 		Version:             version(),
 	}

@@ -56,9 +56,9 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	logger := c.logger(s.err)
-	keys, err := secrets.Load(c.Keyset)
+	keys, err := c.keys()
 	if err != nil {
-		return malformed("REAUTH_KEYSET", err)
+		return err
 	}
 	mail, err := notify.NewSMTP(c.SMTPURL)
 	if err != nil {
@@ -97,6 +97,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	}
 	defer database.Close()
 	database.PublishEvents(c.WebhookURL != "")
+	defer holdKeys(ctx, database, keys, "worker", logger)()
 
 	var temporal client.Client
 	err = patiently(ctx, logger, "Temporal", func(attempt context.Context) error {

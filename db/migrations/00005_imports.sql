@@ -1,23 +1,23 @@
 -- +goose Up
 
 -- Imports of connections. lines_done says how far an import has come in its
--- content, digest is the SHA-256 of the content up to there: other content under
+-- content, content_sha256 is that of the content up to there: other content under
 -- the same name is told by it.
 CREATE TABLE imports (
-    import_id     text PRIMARY KEY CONSTRAINT imports_id_form CHECK (import_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
-    reports       boolean NOT NULL, -- whether connections that turn out to be stale are reported
-    lines_done    bigint NOT NULL DEFAULT 0 CONSTRAINT imports_lines_count CHECK (lines_done >= 0),
-    digest        bytea NOT NULL DEFAULT '',
-    rows_read     bigint NOT NULL DEFAULT 0,
-    rows_rejected bigint NOT NULL DEFAULT 0,
-    created       bigint NOT NULL DEFAULT 0, -- connections that were new, or removed before
-    updated       bigint NOT NULL DEFAULT 0, -- connections of which something changed
-    staged        bigint NOT NULL DEFAULT 0, -- tokens that are asked about
-    known         bigint NOT NULL DEFAULT 0, -- tokens that were stored or staged before
-    began_at      timestamptz NOT NULL,
-    updated_at    timestamptz NOT NULL,
-    read_at       timestamptz, -- when it had come to its end
-    CONSTRAINT imports_digest_iff_begun CHECK (octet_length(digest) = CASE WHEN lines_done = 0 THEN 0 ELSE 32 END)
+    import_id      text PRIMARY KEY CONSTRAINT imports_id_form CHECK (import_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    reports        boolean NOT NULL, -- whether connections that turn out to be stale are reported
+    lines_done     bigint NOT NULL DEFAULT 0 CONSTRAINT imports_lines_count CHECK (lines_done >= 0),
+    content_sha256 bytea NOT NULL DEFAULT '',
+    rows_read      bigint NOT NULL DEFAULT 0,
+    rows_rejected  bigint NOT NULL DEFAULT 0,
+    created        bigint NOT NULL DEFAULT 0, -- connections that were new, or removed before
+    updated        bigint NOT NULL DEFAULT 0, -- connections of which something changed
+    staged         bigint NOT NULL DEFAULT 0, -- tokens that are asked about
+    known          bigint NOT NULL DEFAULT 0, -- tokens that were stored or staged before
+    began_at       timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    read_at        timestamptz, -- when it had come to its end
+    CONSTRAINT imports_content_iff_begun CHECK (octet_length(content_sha256) = CASE WHEN lines_done = 0 THEN 0 ELSE 32 END)
 );
 CREATE INDEX imports_newest ON imports (began_at DESC, import_id DESC);
 
