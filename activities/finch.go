@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/secrets"
@@ -94,6 +95,9 @@ func finchTrouble(err error) error {
 	out := &ProviderError{Trouble: finchTroubleOf(e), Code: e.FinchCode, RequestID: e.RequestID, RetryAfter: e.RetryAfter}
 	if out.Code == "" {
 		out.Code = e.Name
+	}
+	if out.WaitsUntil = e.WaitsUntil; out.WaitsUntil.IsZero() && e.IsRateLimited() && e.RetryAfter > 0 {
+		out.WaitsUntil = time.Now().Add(e.RetryAfter)
 	}
 	return out
 }

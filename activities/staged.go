@@ -29,6 +29,9 @@ type StagedChecked struct {
 	State db.StagedState
 	// Pause: the provider wants to hear nothing, or cannot be reached, for so long.
 	Pause time.Duration
+	// Same: it is this token that should be asked about after the pause, since it
+	// has a place in the line for the provider's limit.
+	Same bool
 }
 
 // CheckStaged asks the provider whose an imported token is, and adopts it as
@@ -104,10 +107,12 @@ func (a *Activities) refusedStaged(ctx context.Context, t db.StagedToken, troubl
 		return a.rejectStaged(ctx, t, "access_token: the provider calls it invalid ("+why+")", false)
 	case TroubleLimit:
 		wait := cmp.Or(trouble.RetryAfter, stagedBriefly)
-		return a.postponeStaged(ctx, t, wait, wait, "the provider's limit was reached", false)
+		checked, err := a.postponeStaged(ctx, t, wait, wait, "the provider's limit leaves no room", false)
+		checked.Same = true
+		return checked, err
 	case TroubleNotSent, TroubleDown, TroubleNoAnswer:
-		wait := cmp.Or(trouble.RetryAfter, stagedBriefly)
-		return a.postponeStaged(ctx, t, wait, wait, "the provider cannot be asked ("+why+")", false)
+		// This one comes later than the others, in case it is to blame.
+		return a.postponeStaged(ctx, t, stagedLong, cmp.Or(trouble.RetryAfter, stagedBriefly), "the provider cannot be asked ("+why+")", false)
 	}
 	return a.doubtStaged(ctx, t, "the provider refuses it ("+why+")")
 }

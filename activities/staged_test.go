@@ -218,7 +218,7 @@ func TestImportedTokensOutliveAnOutage(t *testing.T) {
 			if fault.Kind == finchsim.FaultRateLimit {
 				assert.Equal(t, 37*time.Second, checked.Pause)
 			}
-			r.advance(5 * time.Minute)
+			r.advance(2 * time.Hour)
 		}
 	}
 	// A bare 401 may be an outage as well, and is not believed at once.

@@ -51,6 +51,10 @@ func (s *server) introspect(ctx context.Context, application, accessToken string
 	case errors.As(err, &refusal) && (refusal.Status == http.StatusUnauthorized || refusal.Status == http.StatusForbidden):
 		return nil, fieldProblem("body.access_token", "is refused by the provider; give the connection's current token, or none")
 	}
+	if refusal != nil && !refusal.WaitsUntil.IsZero() {
+		return nil, unavailableFor(refusal.RetryAfter, "The provider cannot be asked about the access_token just now: its limit leaves no room until "+
+			refusal.WaitsUntil.UTC().Format("15:04:05 MST")+". Nothing was stored; please repeat the call then.")
+	}
 	s.complain(ctx, "the provider failed", "introspecting a token", err)
 	return nil, unavailable("The provider cannot be asked about the access_token just now. Nothing was stored; please repeat the call.")
 }

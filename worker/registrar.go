@@ -43,6 +43,9 @@ type registrar struct {
 	logger *slog.Logger
 	now    func() time.Time
 	wait   func(ctx context.Context, d time.Duration)
+	// held is a token that waits for room in the provider's limit: whoever asks
+	// about it again keeps its place in the line.
+	held *db.StagedToken
 }
 
 // stagedTokens is what the registrar needs of the database.
@@ -89,7 +92,7 @@ func (r *registrar) step(ctx context.Context) time.Duration {
 	if !turn {
 		return now.Truncate(each).Add(each).Sub(now) // somebody else has had this one
 	}
-	t, ok, err := r.staged.ClaimStaged(ctx, r.now(), registrarLease)
+	t, ok, err := r.next(ctx)
 	switch {
 	case err != nil:
 		return r.complain(ctx, "Imported tokens could not be read", err)
@@ -102,7 +105,19 @@ func (r *registrar) step(ctx context.Context) time.Duration {
 	if err != nil {
 		return r.complain(ctx, "An imported token could not be asked about; it is tried again", err)
 	}
+	if checked.Same {
+		r.held = &t
+	}
 	return min(checked.Pause, registrarLongest)
+}
+
+// next is the token to ask about.
+func (r *registrar) next(ctx context.Context) (db.StagedToken, bool, error) {
+	if t := r.held; t != nil {
+		r.held = nil
+		return *t, true, nil
+	}
+	return r.staged.ClaimStaged(ctx, r.now(), registrarLease)
 }
 
 func (r *registrar) complain(ctx context.Context, what string, err error) time.Duration {

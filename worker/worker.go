@@ -86,6 +86,7 @@ func RegisterWorkflows(r WorkflowRegistry) {
 	r.RegisterWorkflowWithOptions(workflows.ReauthWorkflow, workflow.RegisterOptions{Name: reauth.WorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.RedeemWorkflow, workflow.RegisterOptions{Name: reauth.RedeemWorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.StormWorkflow, workflow.RegisterOptions{Name: reauth.StormWorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.SweepWorkflow, workflow.RegisterOptions{Name: reauth.SweepWorkflowType})
 }
 
 // Run works until ctx ends, and lets activities finish then.

@@ -34,6 +34,7 @@ type commandLine struct {
 	Start    startCommand    `cmd:"" help:"Report a connection as stale, through Temporal."`
 	Status   statusCommand   `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
 	Import   importCommand   `cmd:"" help:"Register the connections that you have already, and hand in their tokens."`
+	Sweep    sweepCommand    `cmd:"" help:"Check connections that nobody has complained of, through Temporal."`
 	Preview  previewCommand  `cmd:"" help:"Show who would get what and when, before anybody gets it."`
 	Keys     keysCommand     `cmd:"" help:"Make keysets."`
 	Webhooks webhooksCommand `cmd:"" help:"List and replay the webhooks to your backend."`

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.temporal.io/sdk/client"
 
 	"github.com/finch-reauth/reauth/activities"
@@ -31,6 +32,7 @@ type serveCommand struct {
 	keySettings
 	serviceSettings
 	finchSettings
+	finchLimitSettings
 	httpSettings
 	campaignSettings
 	webhookSettings
@@ -85,6 +87,11 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	config.Stopping = ctx
 	config.TemporalNamespace = options.Namespace
 	config.SignIn = signIn
+	config.Registry = prometheus.NewRegistry()
+	meter, err := meterOn(config.Registry)
+	if err != nil {
+		return err
+	}
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
@@ -93,9 +100,15 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			}
 			database = opened
 			database.PublishEvents(c.WebhookURL != "")
+			budget, err := c.budget(database, meter, logger)
+			if err != nil {
+				return err
+			}
+			asks := budget.client(reauth.DefaultApplication, finch.Config{BaseURL: c.FinchBaseURL})
+			config.Introspect, config.Job = introspect(asks), jobs(asks)
+			config.AdoptImported = adoptImported(database, keys, asks, logger)
 		}
 		config.DB = database
-		config.AdoptImported = c.adoptImported(database, keys, logger)
 		made, err := web.New(config)
 		if err != nil {
 			return err
@@ -125,10 +138,30 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	return shutDown(server)
 }
 
-// config wires the service, but for its database. Everything in it was checked
-// before.
+// jobs asks what became of a job, in the application that the service is for.
+func jobs(client *finch.Client) func(context.Context, string, secrets.Secret, string) (finch.Job, error) {
+	return func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
+		if application != "" && application != reauth.DefaultApplication {
+			return finch.Job{}, web.ErrUnknownApplication
+		}
+		return client.Job(ctx, token.Reveal(), jobID)
+	}
+}
+
+// introspect asks Finch what a token is worth that a backend hands in and waits
+// for.
+func introspect(provider *finch.Client) func(context.Context, string, secrets.Secret) (finch.Introspection, error) {
+	return func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
+		if application != "" && application != reauth.DefaultApplication {
+			return finch.Introspection{}, web.ErrUnknownApplication
+		}
+		return provider.Introspect(finch.WithPriority(ctx, finch.PriorityConfirm), token.Reveal())
+	}
+}
+
+// config wires the service, but for its database and what needs it. Everything
+// in it was checked before.
 func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
-	provider := finch.New(finch.Config{BaseURL: c.FinchBaseURL})
 	var proxies []netip.Prefix
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
@@ -137,18 +170,6 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	return web.Config{
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
-		Introspect: func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
-			if application != "" && application != reauth.DefaultApplication {
-				return finch.Introspection{}, web.ErrUnknownApplication
-			}
-			return provider.Introspect(ctx, token.Reveal())
-		},
-		Job: func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
-			if application != "" && application != reauth.DefaultApplication {
-				return finch.Job{}, web.ErrUnknownApplication
-			}
-			return provider.Job(ctx, token.Reveal(), jobID)
-		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err
@@ -171,16 +192,16 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	}
 }
 
-// adoptImported asks about an imported token of which somebody needs to know at
-// once, as a step of a case does.
-func (c *serveCommand) adoptImported(database *db.DB, keys *secrets.Keys, logger *slog.Logger) func(context.Context, string) (bool, error) {
+// adoptImported asks about an imported token that a backend waits for, as a step
+// of a case does.
+func adoptImported(database *db.DB, keys *secrets.Keys, provider *finch.Client, logger *slog.Logger) func(context.Context, string) (bool, error) {
 	asking := &activities.Activities{
 		DB: database, Keys: keys, Logger: logger, Now: time.Now,
-		Providers: map[string]activities.Provider{
-			reauth.DefaultApplication: activities.Finch{Client: finch.New(finch.Config{BaseURL: c.FinchBaseURL})},
-		},
+		Providers: map[string]activities.Provider{reauth.DefaultApplication: activities.Finch{Client: provider}},
 	}
-	return asking.AdoptImported
+	return func(ctx context.Context, connectionID string) (bool, error) {
+		return asking.AdoptImported(finch.WithPriority(ctx, finch.PriorityConfirm), connectionID)
+	}
 }
 
 // connectHosts are Finch's own host for Connect and, where the API is another

@@ -32,6 +32,8 @@ func complete(t *testing.T) map[string]string {
 		"FINCH_CLIENT_ID":           "6d28c315-5eaa-4071-8ea5-f030eb45edbc",
 		"FINCH_CLIENT_SECRET":       "finch-secret-production-0123",
 		"FINCH_WEBHOOK_SECRET":      "5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH 4WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH",
+		"REAUTH_FINCH_LIMIT":        "20/1m introspect=40/1m ip=off",
+		"REAUTH_SWEEP":              "12h",
 		"REAUTH_HTTP_ADDR":          ":8080",
 		"REAUTH_BOOTSTRAP_API_KEY":  "reauth_0123456789abcdef",
 		"REAUTH_RATE_LIMITS":        "key=1000/s refused=30/m",
@@ -196,6 +198,8 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 		"TEMPORAL_TLS_DISABLE_HOST_VERIFICATION": {"hunter2"},
 		"REAUTH_RATE_LIMITS":                     {"hunter2", "key=hunter2", "key=0/s", "key=5/h", "key=5/s key=5/s"},
 		"REAUTH_OUTBOUND_ALLOW":                  {"10.0.0.0/99", "everything"},
+		"REAUTH_FINCH_LIMIT":                     {"hunter2", "20", "20/1m hunter2=20/1m", "20/hunter2", "20/1m auth/token=1/1m", "20/1m 30/1m"},
+		"REAUTH_SWEEP":                           {"hunter2", "1s", "1000h", "daily"},
 	}
 	for name, values := range tried {
 		require.Contains(t, rules(), name)
@@ -337,23 +341,27 @@ func TestEmptySettingsHaveTheirDefaults(t *testing.T) {
 func TestWrongCommandLines(t *testing.T) {
 	settle(t, nil)
 	for line, says := range map[string]string{
-		"bogus":                     "`reauth --help` tells more",
-		"--bogus":                   "`reauth --help` tells more",
-		"start":                     "`reauth start --help` tells more",
-		"start c1 --bogus":          "`reauth start --help` tells more",
-		"start a/b":                 "connection_id must be",
-		"start c1 --source rumour":  "source must be one of",
-		"start c1 --renewals 99":    "renewals is 99",
-		"start c1 --reminders soon": "reminders[0]",
-		"status c1 c2":              "`reauth status --help` tells more",
-		"status a/b":                "connection_id must be",
-		"dev --ports random":        "`reauth dev --help` tells more",
-		"dev --api-port x":          "`reauth dev --help` tells more",
-		"dev --speed fast":          "`reauth dev --help` tells more",
-		"dev --speed 2.5":           "`reauth dev --help` tells more",
-		"dev --speed 0":             "--speed: a speed must be from 2 to 10000",
-		"dev --speed=-5":            "--speed: a speed must be from 2 to 10000",
-		"dev --speed 10001":         "--speed: a speed must be from 2 to 10000",
+		"bogus":                      "`reauth --help` tells more",
+		"--bogus":                    "`reauth --help` tells more",
+		"start":                      "`reauth start --help` tells more",
+		"start c1 --bogus":           "`reauth start --help` tells more",
+		"start a/b":                  "connection_id must be",
+		"start c1 --source rumour":   "source must be one of",
+		"start c1 --renewals 99":     "renewals is 99",
+		"start c1 --reminders soon":  "reminders[0]",
+		"status c1 c2":               "`reauth status --help` tells more",
+		"status a/b":                 "connection_id must be",
+		"sweep x":                    "`reauth sweep --help` tells more",
+		"sweep --connection a/b":     "connection_id must be",
+		"sweep --every soon":         "every must be a duration from 1m0s to 720h0m0s",
+		"sweep --all --connection a": "--all and --connection do not go together",
+		"dev --ports random":         "`reauth dev --help` tells more",
+		"dev --api-port x":           "`reauth dev --help` tells more",
+		"dev --speed fast":           "`reauth dev --help` tells more",
+		"dev --speed 2.5":            "`reauth dev --help` tells more",
+		"dev --speed 0":              "--speed: a speed must be from 2 to 10000",
+		"dev --speed=-5":             "--speed: a speed must be from 2 to 10000",
+		"dev --speed 10001":          "--speed: a speed must be from 2 to 10000",
 	} {
 		require.Contains(t, stops(t, strings.Fields(line)...), says, line)
 	}

@@ -7,13 +7,16 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	prometheusexporter "go.opentelemetry.io/otel/exporters/prometheus"
-	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/opentelemetry"
 
@@ -37,6 +40,8 @@ type workerCommand struct {
 	serviceSettings
 	finchSettings
 	finchClientSettings
+	finchLimitSettings
+	sweepSettings
 	mailSettings
 	caseSettings
 	campaignSettings
@@ -79,12 +84,14 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	if name := headless(campaigns); name != "" && c.WebhookURL == "" {
 		return settingError{"REAUTH_WEBHOOK_URL", "is missing, which the channel webhook of the campaign " + name + " needs", rules()["REAUTH_WEBHOOK_URL"].wants, rules()["REAUTH_WEBHOOK_URL"].example}
 	}
+	var meter metric.Meter = noop.Meter{}
 	if c.MetricsAddr != "" {
-		stop, err := c.serveMetrics(&options, logger)
+		counting, stop, err := c.serveMetrics(&options, logger)
 		if err != nil {
 			return err
 		}
 		defer stop()
+		meter = counting
 	}
 
 	var database *db.DB
@@ -98,6 +105,10 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	defer database.Close()
 	database.PublishEvents(c.WebhookURL != "")
 	defer holdKeys(ctx, database, keys, "worker", logger)()
+	budget, err := c.budget(database, meter, logger)
+	if err != nil {
+		return err
+	}
 
 	var temporal client.Client
 	err = patiently(ctx, logger, "Temporal", func(attempt context.Context) error {
@@ -116,7 +127,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 
 	config := worker.Config{
 		Temporal:      temporal,
-		Activities:    c.activities(database, keys, mail, campaigns, temporal, logger),
+		Activities:    c.activities(database, budget, keys, mail, campaigns, temporal, logger),
 		DB:            database,
 		TaskQueue:     c.TaskQueue,
 		WebhookURL:    c.WebhookURL,
@@ -136,6 +147,24 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 		logger.Warn("time passes faster for cases than in the world; this is for a developer's machine and nothing else",
 			"speed", fast.Speed, "epoch", fast.Epoch, "now", fast.Now())
 	}
+	every, _ := parseSweep(c.Sweep) // checked before
+	if every > 0 {
+		if err := observeSweep(meter, config.DB, config.Activities.Now, every); err != nil {
+			return err
+		}
+	}
+	var scheduling sync.WaitGroup
+	defer scheduling.Wait()
+	scheduling.Go(func() {
+		_ = patiently(ctx, logger, "the schedule of sweeps", func(attempt context.Context) error {
+			err := worker.ScheduleSweep(attempt, temporal, c.TaskQueue, every)
+			if err != nil && notPermitted(err) {
+				logger.Warn("Temporal does not let us schedule sweeps; run `reauth sweep` from elsewhere", "error", err.Error())
+				return nil
+			}
+			return err
+		})
+	})
 	for {
 		err := worker.Run(ctx, config)
 		if ctx.Err() != nil {
@@ -161,7 +190,7 @@ func stopped(ctx context.Context, err error) error {
 
 // activities wires what a case does to the world. Everything in it was checked
 // before.
-func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, temporal client.Client, logger *slog.Logger) *activities.Activities {
+func (c *workerCommand) activities(database *db.DB, budget finchBudget, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, temporal client.Client, logger *slog.Logger) *activities.Activities {
 	minutes, _ := strconv.Atoi(c.SessionMinutes)
 	renewals, _ := strconv.Atoi(c.SessionRenewals)
 	storm, settles, _ := parseStorm(c.Storm)
@@ -170,7 +199,7 @@ func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *no
 		DB:   database,
 		Keys: keys,
 		Providers: map[string]activities.Provider{
-			reauth.DefaultApplication: activities.Finch{Client: finch.New(finch.Config{
+			reauth.DefaultApplication: activities.Finch{Client: budget.client(reauth.DefaultApplication, finch.Config{
 				BaseURL: c.FinchBaseURL, ClientID: c.FinchClientID, ClientSecret: c.FinchClientSecret,
 			})},
 		},
@@ -178,6 +207,7 @@ func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *no
 		Hand:   cases,
 		Cases:  cases,
 		Storms: cases,
+		Finds:  cases,
 		Settings: activities.Settings{
 			PublicURL:       c.PublicURL,
 			MailFrom:        c.MailFrom,
@@ -198,25 +228,26 @@ func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *no
 	}
 }
 
-// serveMetrics makes the Temporal client count, and serves what it counts.
-func (c *workerCommand) serveMetrics(options *client.Options, logger *slog.Logger) (stop func(), err error) {
+// serveMetrics makes the Temporal client count, and serves what it counts and
+// what is counted with the meter.
+func (c *workerCommand) serveMetrics(options *client.Options, logger *slog.Logger) (meter metric.Meter, stop func(), err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	exporter, err := prometheusexporter.New(prometheusexporter.WithRegisterer(registry), prometheusexporter.WithoutScopeInfo())
 	if err != nil {
-		return nil, fmt.Errorf("setting up metrics: %w", err)
+		return nil, nil, fmt.Errorf("setting up metrics: %w", err)
 	}
-	meters := metric.NewMeterProvider(metric.WithReader(exporter))
-	options.MetricsHandler = opentelemetry.NewMetricsHandler(opentelemetry.MetricsHandlerOptions{Meter: meters.Meter("reauth")})
+	meter = sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("reauth")
+	options.MetricsHandler = opentelemetry.NewMetricsHandler(opentelemetry.MetricsHandlerOptions{Meter: meter})
 
 	listener, err := net.Listen("tcp", c.MetricsAddr)
 	if err != nil {
-		return nil, fmt.Errorf("listening on REAUTH_METRICS_ADDR: %w", err)
+		return nil, nil, fmt.Errorf("listening on REAUTH_METRICS_ADDR: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	server := newHTTPServer(mux, logger)
 	go func() { _ = server.Serve(listener) }()
-	return func() { _ = server.Close() }, nil
+	return meter, func() { _ = server.Close() }, nil
 }
