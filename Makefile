@@ -72,6 +72,10 @@ screenshots: temporal ## take the pictures in docs/images anew, with Chromium
 storm: ## measure 100,000 reports of 1,000 stale connections
 	go test -run '^$$' -bench Storm -benchtime 1x -timeout 30m ./starter ./web
 
+.PHONY: import
+import: ## import 100,000 rows with crashes in between, and measure it
+	REAUTH_IMPORT_ROWS=100000 go test -count=1 -timeout 20m -v ./imports ./cmd/reauth -run 'ManyRows'
+
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (20s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \

@@ -142,10 +142,19 @@ func wordsOf(err error) string {
 	return err.Error()
 }
 
-// access opens the stored token of a connection. ok is false if there is none.
+// access opens the stored token of a connection, or makes an imported one its
+// stored one first. ok is false if there is none.
 func (a *Activities) access(ctx context.Context, connectionID string) (access Access, generation int64, ok bool, err error) {
 	access.ConnectionID = connectionID
 	token, err := a.DB.CurrentToken(ctx, connectionID)
+	if errors.Is(err, db.ErrNotFound) {
+		var adopted bool
+		if adopted, err = a.AdoptImported(ctx, connectionID); err == nil && adopted {
+			token, err = a.DB.CurrentToken(ctx, connectionID)
+		} else if err == nil {
+			err = db.ErrNotFound
+		}
+	}
 	if errors.Is(err, db.ErrNotFound) {
 		return access, 0, false, nil
 	}

@@ -40,6 +40,9 @@ func (f Finch) Inspect(ctx context.Context, access Access) (Inspection, error) {
 		ConnectionID: answer.ConnectionID,
 		Status:       answer.Status(),
 		Condition:    conditions[answer.Status()],
+		CustomerID:   answer.CustomerID,
+		CustomerName: answer.CustomerName,
+		System:       finch.SystemName(answer.ProviderID),
 	}
 	for _, entity := range answer.StaleEntities() {
 		inspection.Entities = append(inspection.Entities, entity.Name)

@@ -57,6 +57,9 @@ type Inspection struct {
 	Status string
 	// Entities names those that want the login, where only some do.
 	Entities []string
+	// CustomerID, CustomerName and System are what the provider knows of the
+	// connection; any may be empty.
+	CustomerID, CustomerName, System string
 }
 
 // SessionRequest asks for a Connect session.

@@ -49,6 +49,12 @@ type Store interface {
 	CurrentToken(ctx context.Context, connectionID string) (db.Token, error)
 	TokenByFingerprint(ctx context.Context, connectionID, fingerprint string) (t db.Token, current bool, err error)
 
+	// Tokens that imports handed in.
+	StagedOf(ctx context.Context, connectionID string, at time.Time) ([]db.StagedToken, error)
+	AdoptStaged(ctx context.Context, a db.StagedAdoption) (db.Adopted, error)
+	SettleStaged(ctx context.Context, v db.StagedVerdict) error
+	PostponeStaged(ctx context.Context, fingerprint string, due time.Time, detail string, counted bool) error
+
 	// Connections that are checked in turn.
 	TakeCheck(ctx context.Context, application string, before time.Time, hold time.Duration) (c db.Check, taken bool, err error)
 	TakeCheckOf(ctx context.Context, connectionID string, hold time.Duration) (c db.Check, taken bool, err error)

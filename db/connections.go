@@ -178,8 +178,8 @@ func (d *DB) Connections(ctx context.Context, status reauth.ConnectionStatus, af
 	return list, next, err
 }
 
-// RemoveConnection forgets a connection: its tokens and the suppression of
-// reports are deleted, its contacts blanked, its links revoked. Its cases and
+// RemoveConnection forgets a connection: its tokens, those that an import has
+// handed in too, and the suppression of reports are deleted, its contacts blanked, its links revoked. Its cases and
 // its row stay, and so does every token that is in quarantine or was minted but
 // not adopted. It reports false when the connection was removed before.
 // ErrNotFound when nobody registered it.
@@ -204,6 +204,7 @@ func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err
 			`DELETE FROM minted m USING tokens t WHERE t.connection_id = $1 AND m.fingerprint = t.fingerprint`,
 			`DELETE FROM tokens WHERE connection_id = $1`,
 			`DELETE FROM suppressions WHERE connection_id = $1`,
+			`DELETE FROM staged_tokens WHERE connection_id = $1`,
 		} {
 			if err := exec(ctx, tx, statement, id); err != nil {
 				return err

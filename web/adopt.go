@@ -11,6 +11,7 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 )
@@ -34,10 +35,8 @@ func (t *introspected) status() reauth.ConnectionStatus {
 // introspect asks the provider whose a token is. The error is a problem, and
 // means that nothing may be stored.
 func (s *server) introspect(ctx context.Context, application, accessToken string) (*introspected, error) {
-	for _, r := range accessToken {
-		if r <= ' ' || r > '~' {
-			return nil, fieldProblem("body.access_token", "must be printable ASCII without spaces")
-		}
+	if err := register.CheckToken(accessToken); err != nil {
+		return nil, bodyProblem(err)
 	}
 	at, token := s.Now(), secrets.Secret(accessToken)
 	answer, err := s.Introspect(ctx, application, token)

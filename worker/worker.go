@@ -22,6 +22,7 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/worker/clock"
 	"github.com/finch-reauth/reauth/workflows"
 )
@@ -46,6 +47,12 @@ type Config struct {
 	// TemporalUIURL and Namespace make the links in its messages.
 	Chat                     string
 	TemporalUIURL, Namespace string
+	// ImportPace is how many imported tokens are asked about in a minute, by all
+	// workers together; imports.DefaultPace if 0.
+	ImportPace int
+	// Report opens a case for a stale connection that an import has brought to
+	// light; through Temporal if nil.
+	Report func(ctx context.Context, in reauth.Input) error
 	// Outbound says where webhooks and the chat's messages may go besides public
 	// addresses.
 	Outbound outbound.Guard
@@ -120,6 +127,13 @@ func Run(ctx context.Context, c Config) error {
 			return err
 		}
 		beside.Go(func() { herald.run(ctx) })
+	}
+	if c.Report == nil {
+		c.Report = starter.New(c.Temporal, starter.WithTaskQueue(c.TaskQueue)).Reporter()
+	}
+	if c.DB != nil {
+		registrar := newRegistrar(c.DB, c.Activities, c.Report, c.ImportPace, c.Logger)
+		beside.Go(func() { registrar.run(ctx) })
 	}
 	c.Logger.InfoContext(ctx, "The worker is at work", "task_queue", c.TaskQueue)
 	<-ctx.Done()

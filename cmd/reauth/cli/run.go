@@ -23,6 +23,7 @@ const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2 // wrong flags, arguments or settings
+	exitRejects = 3 // all was done, but for rows that were rejected
 )
 
 // commandLine is everything that `reauth` can do, one field a subcommand.
@@ -34,6 +35,7 @@ type commandLine struct {
 	Migrate  migrateCommand  `cmd:"" help:"Bring the database and the Temporal namespace up to date."`
 	Start    startCommand    `cmd:"" help:"Report a connection as stale, through Temporal."`
 	Status   statusCommand   `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
+	Import   importCommand   `cmd:"" help:"Register the connections that you have already, and hand in their tokens."`
 	Sweep    sweepCommand    `cmd:"" help:"Check connections that nobody has complained of, through Temporal."`
 	Preview  previewCommand  `cmd:"" help:"Show who would get what and when, before anybody gets it."`
 	Keys     keysCommand     `cmd:"" help:"Make keysets."`
@@ -97,6 +99,8 @@ func run(args []string, stdout, stderr io.Writer, options ...Option) int {
 		return exitOK
 	case errors.As(err, &setting), errors.As(err, &usage):
 		return fail(stderr, err, exitUsage)
+	case errors.Is(err, errRejects):
+		return exitRejects // each of them has been told
 	}
 	return fail(stderr, err, exitFailure)
 }

@@ -36,6 +36,7 @@ type serveCommand struct {
 	httpSettings
 	campaignSettings
 	webhookSettings
+	importSettings
 	signInSettings
 	logSettings
 }
@@ -105,6 +106,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 			}
 			asks := budget.client(reauth.DefaultApplication, finch.Config{BaseURL: c.FinchBaseURL})
 			config.Introspect, config.Job = introspect(asks), jobs(asks)
+			config.AdoptImported = adoptImported(database, keys, asks, logger)
 		}
 		config.DB = database
 		made, err := web.New(config)
@@ -183,9 +185,22 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		MetricsOpen:         isTrue(c.MetricsOpen),
 		TemporalUIURL:       c.TemporalUIURL,
 		TrustedProxies:      proxies,
+		ImportPace:          c.pace(),
 		Limits:              limits,
 		Logger:              logger,
 		Version:             version(),
+	}
+}
+
+// adoptImported asks about an imported token that a backend waits for, as a step
+// of a case does.
+func adoptImported(database *db.DB, keys *secrets.Keys, provider *finch.Client, logger *slog.Logger) func(context.Context, string) (bool, error) {
+	asking := &activities.Activities{
+		DB: database, Keys: keys, Logger: logger, Now: time.Now,
+		Providers: map[string]activities.Provider{reauth.DefaultApplication: activities.Finch{Client: provider}},
+	}
+	return func(ctx context.Context, connectionID string) (bool, error) {
+		return asking.AdoptImported(finch.WithPriority(ctx, finch.PriorityConfirm), connectionID)
 	}
 }
 

@@ -89,6 +89,15 @@ type metricsSettings struct {
 	MetricsAddr string `env:"REAUTH_METRICS_ADDR" placeholder:"HOST:PORT" help:"Address to serve /metrics on; nothing is served without."`
 }
 
+type importSettings struct {
+	ImportPace string `env:"REAUTH_IMPORT_PACE" default:"20" placeholder:"N" help:"How many imported tokens the provider is asked about in a minute, by all workers together."`
+}
+
+func (s importSettings) pace() int {
+	n, _ := strconv.Atoi(s.ImportPace) // checked before
+	return n
+}
+
 type logSettings struct {
 	LogLevel string `env:"REAUTH_LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 }
@@ -136,6 +145,7 @@ func rules() map[string]rule {
 		"REAUTH_CHAT":               {"slack://BOT_TOKEN@CHANNEL, or the https URL of an incoming webhook", "slack://xoxb-XXXXXXXXXXXX@C0123456789", checkChat},
 		"REAUTH_WEBHOOK_URL":        {"the absolute http or https URL of an endpoint of your backend", "https://backend.example.com/webhooks/reauth", checkURL},
 		"REAUTH_WEBHOOK_SECRET":     {"a secret of the Standard Webhooks form, whsec_ and then base64 of 24 to 64 bytes", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", checkWebhookSecret},
+		"REAUTH_IMPORT_PACE":        {"a whole number of calls a minute from 1 to 6000", "20", checkNumber(1, 6000)},
 		"REAUTH_OUTBOUND_ALLOW":     {"networks with commas between them: CIDR prefixes, addresses, loopback or private", "10.20.0.0/16,loopback", checkOutbound},
 		"REAUTH_METRICS_ADDR":       {"an address to listen on, HOST:PORT or :PORT", ":9090", checkAddr},
 		"REAUTH_OIDC_ISSUER":        {"the absolute http or https URL of an OpenID Connect issuer", "https://login.example.com", checkBaseURL},

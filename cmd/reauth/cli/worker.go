@@ -48,6 +48,7 @@ type workerCommand struct {
 	stormSettings
 	chatSettings
 	webhookSettings
+	importSettings
 	outboundSettings
 	metricsSettings
 	logSettings
@@ -132,6 +133,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 		WebhookURL:    c.WebhookURL,
 		WebhookSecret: c.WebhookSecret,
 		Chat:          c.Chat,
+		ImportPace:    c.pace(),
 		Outbound:      c.guard(),
 		TemporalUIURL: c.TemporalUIURL,
 		Namespace:     options.Namespace,
