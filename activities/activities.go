@@ -17,6 +17,7 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/campaign"
+	"github.com/finch-reauth/reauth/notify/chat"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
@@ -41,6 +42,15 @@ type Cases interface {
 type StormWatcher interface {
 	WatchStorm(ctx context.Context, stormID string) error
 	ReleaseNotices(ctx context.Context, connectionID string, released reauth.NoticesReleased) error
+}
+
+// Steerer tells open cases what operators want. That a case has ended is an error
+// that wraps starter.ErrNoOpenCase; of ReleaseNotices it is none.
+type Steerer interface {
+	Cancel(ctx context.Context, connectionID string, m reauth.Cancel) error
+	Snooze(ctx context.Context, connectionID string, m reauth.Snooze) error
+	StopNotices(ctx context.Context, connectionID string, m reauth.StopNotices) error
+	ReleaseNotices(ctx context.Context, connectionID string, m reauth.NoticesReleased) error
 }
 
 // Settings are the choices of whoever runs the project.
@@ -86,6 +96,8 @@ type Activities struct {
 	Hand      Hander
 	Cases     Cases        // nil: cases find out by themselves
 	Storms    StormWatcher // nil: nobody watches, and a storm ends when its time is over
+	Steer     Steerer      // nil: nothing can be asked of many cases, and those that wait for mail find out by themselves
+	Chat      chat.Poster  // nil: the operators' chat hears of no change of whether mail goes out
 	Settings  Settings
 	Logger    *slog.Logger
 	Now       func() time.Time

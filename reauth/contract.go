@@ -32,7 +32,7 @@ const (
 	// SignalContactsChanged says that other people can be written to than
 	// before: somebody who has not heard of the case yet may hear now.
 	SignalContactsChanged = "contacts-changed"
-	// SignalNoticesReleased ends the holding of a case's first notice in a storm.
+	// SignalNoticesReleased ends what holds a case's notices.
 	SignalNoticesReleased = "notices-released"
 
 	StormWorkflowType = "StormWorkflow"
@@ -292,6 +292,8 @@ type Cancel struct {
 // Snooze is the message of SignalSnooze: no notice before Until.
 type Snooze struct {
 	Until time.Time `json:"until"`
+	// Reason says why, for the timeline; it may be empty.
+	Reason string `json:"reason,omitempty"`
 }
 
 // StopNotices is the message of SignalStopNotices.
@@ -305,11 +307,19 @@ type ContactsChanged struct {
 	Reason string `json:"reason"`
 }
 
-// NoticesReleased is the message of SignalNoticesReleased: the case may write
-// to the customer from At on.
+// NoticesReleased is the message of SignalNoticesReleased: what has held the
+// case's notices lets them go from At on.
 type NoticesReleased struct {
-	StormID string    `json:"storm_id"`
+	// StormID names the storm that has held its first notice.
+	StormID string    `json:"storm_id,omitempty"`
 	At      time.Time `json:"at"`
+	// Mail lets go what a change of whether mail goes out has held: an earlier
+	// change than the one of this version.
+	Mail int64 `json:"mail,omitempty"`
+	// All lets go whatever holds the case's notices: a snooze, a storm, a stop of
+	// its notices, the ramp. Reason says why, for the timeline.
+	All    bool   `json:"all,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // ReleaseStorm is the message of SignalReleaseStorm.
@@ -402,6 +412,10 @@ type Status struct {
 	HeldByStorm bool `json:"held_by_storm,omitempty"`
 	// NoticesStopped says that nobody is written to any more.
 	NoticesStopped bool `json:"notices_stopped,omitempty"`
+	// Mail says how the case's last notice found things, where mail was not
+	// simply on: "shadow" (nobody was written to), "stopped" (it waits until mail
+	// is switched on again) or "ramp" (it waits for its turn).
+	Mail string `json:"mail,omitempty"`
 }
 
 // Result is what a ReauthWorkflow returns. It holds no secret and is never

@@ -21,6 +21,7 @@ import (
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/worker/clock"
 	"github.com/finch-reauth/reauth/workflows"
 )
@@ -75,6 +76,8 @@ func RegisterWorkflows(r WorkflowRegistry) {
 	r.RegisterWorkflowWithOptions(workflows.ReauthWorkflow, workflow.RegisterOptions{Name: reauth.WorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.RedeemWorkflow, workflow.RegisterOptions{Name: reauth.RedeemWorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.StormWorkflow, workflow.RegisterOptions{Name: reauth.StormWorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.MailWorkflow, workflow.RegisterOptions{Name: reauth.MailWorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.BulkWorkflow, workflow.RegisterOptions{Name: reauth.BulkWorkflowType})
 }
 
 // Run works until ctx ends, and lets activities finish then.
@@ -101,6 +104,10 @@ func Run(ctx context.Context, c Config) error {
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer cancel(nil)
+	if c.DB != nil {
+		control := newControl(c.DB, starter.New(c.Temporal, starter.WithTaskQueue(c.TaskQueue)), c.Logger)
+		beside.Go(func() { control.run(ctx) })
+	}
 	if c.WebhookURL != "" {
 		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Logger)
 		if err != nil {

@@ -35,14 +35,19 @@ type reauthCase struct {
 	holdSession time.Time             // no renewal before: the customer is in Connect
 	lastStep    *campaign.Step        // of those for the customer, the last that was due
 	released    map[string]*time.Time // storms that let the first notice go, and when
-	remindedAt  time.Time
-	reminders   int
-	handedOn    int
-	unheard     string // why the last notice reached nobody
-	tryAgains   int
-	problems    int
-	waiting     reauth.Phase // what the main story is doing
-	shown       reauth.Phase // what the search attribute says
+	// mailReleased is the last change of mail that let notices go, allReleased when
+	// an operator let everything go.
+	mailReleased reauth.NoticesReleased
+	allReleased  *time.Time
+	kept         []step // what was still to be sent when the notices were stopped
+	remindedAt   time.Time
+	reminders    int
+	handedOn     int
+	unheard      string // why the last notice reached nobody
+	tryAgains    int
+	problems     int
+	waiting      reauth.Phase // what the main story is doing
+	shown        reauth.Phase // what the search attribute says
 	// personIsHere: somebody is at the page, so no first notice is due.
 	personIsHere bool
 

@@ -100,7 +100,7 @@ func (c *reauthCase) receiveOne(ctx workflow.Context, channel workflow.ReceiveCh
 		}
 	case reauth.SignalSnooze:
 		if m, ok := message[reauth.Snooze](channel); ok {
-			c.snooze(ctx, m.Until)
+			c.snooze(ctx, m)
 		}
 	case reauth.SignalRemindNow:
 		channel.ReceiveAsync(nil)
@@ -153,7 +153,11 @@ func (c *reauthCase) takeToken(ctx workflow.Context, m reauth.TokenMinted) {
 	}
 }
 
-func (c *reauthCase) snooze(ctx workflow.Context, until time.Time) {
+func (c *reauthCase) snooze(ctx workflow.Context, m reauth.Snooze) {
+	until, why := m.Until, "."
+	if m.Reason != "" {
+		why = ": " + clip(m.Reason, 200)
+	}
 	if until.IsZero() {
 		c.fault(ctx, reauth.SignalSnooze, `until must be a time, as "2026-12-24T08:00:00Z"`)
 		return
@@ -163,7 +167,7 @@ func (c *reauthCase) snooze(ctx workflow.Context, until time.Time) {
 	if until.After(workflow.Now(ctx)) {
 		c.status.SnoozedUntil = &c.snoozed
 	}
-	c.record(ctx, "snoozed", "Notices are held until "+stamp(c.snoozed)+".")
+	c.record(ctx, "snoozed", "Notices are held until "+stamp(c.snoozed)+why)
 	c.show(ctx)
 }
 

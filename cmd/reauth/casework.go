@@ -134,10 +134,18 @@ func printStatus(w io.Writer, status reauth.Status) error {
 	row("deadline", when(status.DeadlineAt))
 	row("next notice", when(status.NextNoticeAt))
 	row("snoozed until", when(status.SnoozedUntil))
+	row("mail", mailWords[status.Mail])
 	row("notices sent", fmt.Sprint(status.NoticesSent))
 	row("generation", fmt.Sprint(status.Generation))
 	row("last error", status.LastError)
 	return table.Flush()
+}
+
+// mailWords say how a case's last notice found mail, where it was not simply on.
+var mailWords = map[string]string{
+	"shadow":  "in shadow: nobody is written to",
+	"stopped": "stopped: the notice waits until mail is switched on again",
+	"ramp":    "the first notice waits for its turn",
 }
 
 func when(t *time.Time) string {

@@ -33,6 +33,8 @@ type commandLine struct {
 	Start    startCommand    `cmd:"" help:"Report a connection as stale, through Temporal."`
 	Status   statusCommand   `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
 	Preview  previewCommand  `cmd:"" help:"Show who would get what and when, before anybody gets it."`
+	Mail     mailCommand     `cmd:"" help:"Stop mail to customers, let it go, or let new customers hear slowly."`
+	Cases    casesCommand    `cmd:"" help:"List cases, and ask the same of many."`
 	Keys     keysCommand     `cmd:"" help:"Make keysets."`
 	Webhooks webhooksCommand `cmd:"" help:"List and replay the webhooks to your backend."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`

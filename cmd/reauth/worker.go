@@ -22,6 +22,7 @@ import (
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/campaign"
+	"github.com/finch-reauth/reauth/notify/chat"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
@@ -91,6 +92,18 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	}
 	defer database.Close()
 	database.PublishEvents(c.WebhookURL != "")
+	err = patiently(ctx, logger, "the database's tables", func(attempt context.Context) error {
+		return database.InitMail(attempt, reauth.MailMode(c.FirstMail), "the setting REAUTH_MAIL")
+	})
+	if err != nil {
+		return stopped(ctx, err)
+	}
+	var operators chat.Poster
+	if c.Chat != "" {
+		if operators, err = chat.New(c.Chat); err != nil {
+			return malformed("REAUTH_CHAT", err)
+		}
+	}
 
 	var temporal client.Client
 	err = patiently(ctx, logger, "Temporal", func(attempt context.Context) error {
@@ -119,6 +132,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 		Namespace:     options.Namespace,
 		Logger:        logger,
 	}
+	config.Activities.Chat = operators
 	if c.DevClock != "" {
 		fast, _ := clock.Parse(c.DevClock) // checked before
 		config.Clock = &fast
@@ -169,6 +183,7 @@ func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *no
 		Hand:   cases,
 		Cases:  cases,
 		Storms: cases,
+		Steer:  cases,
 		Settings: activities.Settings{
 			PublicURL:       c.PublicURL,
 			MailFrom:        c.MailFrom,
