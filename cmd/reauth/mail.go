@@ -163,7 +163,9 @@ func showMail(ctx context.Context, database *db.DB, s streams, asJSON bool) erro
 
 func printMail(w io.Writer, m shownMail) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(table, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
 	words := map[reauth.MailMode]string{
 		reauth.MailOn: "on", reauth.MailShadow: "in shadow: every case runs, and nobody is written to",
 		reauth.MailStopped: "STOPPED: no notice to a customer begins, and every step waits",
