@@ -196,8 +196,7 @@ func turnsOf(caseID string) string { return `hashtextextended('outbox ' || ` + c
 const claimStatement = `
 WITH due AS (
     SELECT event_id FROM outbox o WHERE due_at <= $1 AND ` + outboxWaits + `
-       AND NOT (type = '` + NoticeDue + `' AND EXISTS (SELECT FROM mail_control WHERE mode <> 'on')
-                AND EXISTS (SELECT FROM cases k WHERE k.case_id = o.case_id AND k.outcome IS NULL))
+       AND ($4 OR type <> '` + NoticeDue + `' OR NOT EXISTS (SELECT FROM cases k WHERE k.case_id = o.case_id AND k.outcome IS NULL))
      ORDER BY due_at, seq LIMIT $2 FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE outbox SET attempts = attempts + 1, due_at = $3 WHERE event_id IN (SELECT event_id FROM due) RETURNING *
@@ -211,7 +210,11 @@ SELECT ` + outboxColumns + ` FROM claimed ORDER BY seq`
 // backend would write to a customer wait while mail is not on.
 func (d *DB) ClaimOutbox(ctx context.Context, at time.Time, limit int, lease time.Duration) (list []OutboxEvent, err error) {
 	err = d.write(ctx, "claim events", func(ctx context.Context, tx *sqlx.Tx) error {
-		return tx.SelectContext(ctx, &list, claimStatement, at, page(limit), at.Add(lease))
+		control, err := mailControl(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return tx.SelectContext(ctx, &list, claimStatement, at, page(limit), at.Add(lease), control.Mode == reauth.MailOn)
 	})
 	if err != nil {
 		return nil, err

@@ -197,7 +197,7 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 			})
 		}
 	}
-	require.Len(t, rules(), 37, "every setting is tried above")
+	require.Len(t, rules(), 38, "every setting is tried above")
 }
 
 func TestCampaignsAndRemindersDoNotGoTogether(t *testing.T) {
