@@ -137,8 +137,11 @@ func (a *Activities) ReadMail(ctx context.Context, in reauth.MailInput) (reauth.
 	if errors.Is(err, db.ErrNotFound) {
 		return reauth.MailStatus{}, temporal.NewNonRetryableApplicationError("there is no such change of mail", reauth.ErrTypeInvalidInput, nil)
 	}
+	if err == nil && c.ChangeID != in.ChangeID {
+		return reauth.MailStatus{}, temporal.NewNonRetryableApplicationError("the change is another database's", reauth.ErrTypeInvalidInput, nil)
+	}
 	return reauth.MailStatus{
-		Version: c.Version, Mode: c.Mode, Was: c.WasMode, RampPerHour: c.Ramp, WasPerHour: c.WasRamp, By: c.By, Reason: c.Reason, At: c.At.UTC(),
+		Version: c.Version, ChangeID: c.ChangeID, Mode: c.Mode, Was: c.WasMode, RampPerHour: c.Ramp, WasPerHour: c.WasRamp, By: c.By, Reason: c.Reason, At: c.At.UTC(),
 	}, err
 }
 
@@ -280,7 +283,7 @@ func (a *Activities) mailNotice(ctx context.Context, in reauth.MailStatus, s db.
 	n := notify.Notice{
 		Kind: notify.KindOperator, Heading: MailHeading(in), Recipient: notify.Recipient{Email: a.Settings.OperatorEmail},
 		ProductName: a.Settings.ProductName, From: a.Settings.MailFrom, ReplyTo: a.Settings.SupportEmail, Step: step,
-		MessageID: notify.MessageID(a.mailDomain(), reauth.MailWorkflowID(in.Version), step, 0, db.RecipientOperator),
+		MessageID: notify.MessageID(a.mailDomain(), reauth.MailWorkflowID(in.ChangeID), step, 0, db.RecipientOperator),
 		Problem:   MailHeading(in) + ", set on " + moment(in.At) + " by " + in.By + because(in.Reason) + ". ",
 	}
 	if in.Mode == reauth.MailStopped {
@@ -294,7 +297,7 @@ func (a *Activities) mailNotice(ctx context.Context, in reauth.MailStatus, s db.
 	}
 	if a.Settings.TemporalUIURL != "" {
 		n.Links = []notify.Link{{Name: "Open the change in Temporal", URL: strings.TrimSuffix(a.Settings.TemporalUIURL, "/") + "/namespaces/" +
-			url.PathEscape(activity.GetInfo(ctx).Namespace) + "/workflows/" + url.PathEscape(reauth.MailWorkflowID(in.Version))}}
+			url.PathEscape(activity.GetInfo(ctx).Namespace) + "/workflows/" + url.PathEscape(reauth.MailWorkflowID(in.ChangeID))}}
 	}
 	return n
 }
@@ -322,7 +325,7 @@ func MailHeading(in reauth.MailStatus) string {
 // mailMessage is what the chat hears of a change of mail.
 func mailMessage(in reauth.MailStatus, n notify.Notice) chat.Message {
 	m := chat.Message{
-		Key: reauth.MailWorkflowID(in.Version), Title: n.Heading, State: chat.Resolved,
+		Key: reauth.MailWorkflowID(in.ChangeID), Title: n.Heading, State: chat.Resolved,
 		Facts: []chat.Fact{{Label: "By", Value: in.By}, {Label: "Why", Value: in.Reason}},
 		Lines: []string{n.Problem},
 	}

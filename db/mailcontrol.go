@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 
 	"github.com/finch-reauth/reauth/reauth"
@@ -27,11 +28,13 @@ func (c MailControl) Ramped() bool { return c.Mode == reauth.MailOn && c.Ramp > 
 // MailChange is one change of it.
 type MailChange struct {
 	MailControl
-	WasMode reauth.MailMode `db:"was_mode"`
-	WasRamp int             `db:"was_ramp"`
-	By      string          `db:"changed_by"`
-	Reason  string          `db:"reason"`
-	At      time.Time       `db:"at"`
+	// ChangeID is the version, and something that no other database has.
+	ChangeID string          `db:"change_id"`
+	WasMode  reauth.MailMode `db:"was_mode"`
+	WasRamp  int             `db:"was_ramp"`
+	By       string          `db:"changed_by"`
+	Reason   string          `db:"reason"`
+	At       time.Time       `db:"at"`
 	// HandledAt is when the cases that waited for it had been told.
 	HandledAt *time.Time `db:"handled_at"`
 }
@@ -169,12 +172,12 @@ ON CONFLICT (only_row) DO UPDATE SET version = excluded.version, mode = excluded
 		}
 	}
 	return c, exec(ctx, tx, `
-INSERT INTO mail_changes (version, mode, ramp, was_mode, was_ramp, changed_by, reason, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		c.Version, c.Mode, c.Ramp, was.Mode, was.Ramp, plain(s.By), plain(s.Reason), s.At)
+INSERT INTO mail_changes (version, mode, ramp, was_mode, was_ramp, changed_by, reason, at, change_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		c.Version, c.Mode, c.Ramp, was.Mode, was.Ramp, plain(s.By), plain(s.Reason), s.At, fmt.Sprintf("%d-%.8s", c.Version, uuid.NewString()))
 }
 
 const selectMailChanges = `
-SELECT version, mode, ramp, was_mode, was_ramp, changed_by, reason, at, handled_at FROM mail_changes`
+SELECT version, change_id, mode, ramp, was_mode, was_ramp, changed_by, reason, at, handled_at FROM mail_changes`
 
 // MailChanges lists the changes, the newest first.
 func (d *DB) MailChanges(ctx context.Context, limit int) (list []MailChange, err error) {
@@ -194,11 +197,11 @@ func (d *DB) MailChange(ctx context.Context, version int64) (c MailChange, err e
 
 // UnhandledMail lists the changes of which the waiting cases have not been told,
 // the oldest first.
-func (d *DB) UnhandledMail(ctx context.Context) (versions []int64, err error) {
+func (d *DB) UnhandledMail(ctx context.Context) (list []MailChange, err error) {
 	err = d.read(ctx, "look for changes of mail", func(ctx context.Context) error {
-		return d.sqlx.SelectContext(ctx, &versions, `SELECT version FROM mail_changes WHERE handled_at IS NULL ORDER BY version LIMIT 20`)
+		return d.sqlx.SelectContext(ctx, &list, selectMailChanges+` WHERE handled_at IS NULL ORDER BY version LIMIT 20`)
 	})
-	return versions, err
+	return list, err
 }
 
 // MailHandled says that the waiting cases were told of a change.

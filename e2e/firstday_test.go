@@ -52,10 +52,10 @@ func (s *stack) waitingCases(n int, application string) []string {
 	return ids
 }
 
-// Five hundred cases are cancelled, and the worker that does it is killed with
+// Many cases are cancelled, and the worker that does it is killed with
 // SIGKILL half-way: another goes on, and nobody is forgotten.
 func TestABulkGoesOnWhenItsWorkerIsKilled(t *testing.T) {
-	const many = 500
+	const many = 120
 	ctx := context.Background()
 	s := newStack(t, func(o *options) { o.noWorker = true })
 	worker := s.workerProcess()

@@ -1,9 +1,6 @@
 package reauth
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // MailMode says whether mail goes out.
 type MailMode string
@@ -34,16 +31,18 @@ const (
 
 // MailInput starts a MailWorkflow.
 type MailInput struct {
-	Version int64 `json:"version"`
+	Version  int64  `json:"version"`
+	ChangeID string `json:"change_id"`
 }
 
 // MailStatus is the answer to QueryStatus of a MailWorkflow, and its result: a
 // change of whether mail goes out, and what became of the cases that waited. It
 // holds no secret and is never encrypted.
 type MailStatus struct {
-	Version int64    `json:"version"`
-	Mode    MailMode `json:"mode"`
-	Was     MailMode `json:"was"`
+	Version  int64    `json:"version"`
+	ChangeID string   `json:"change_id"`
+	Mode     MailMode `json:"mode"`
+	Was      MailMode `json:"was"`
 	// RampPerHour is how many new customers may hear in an hour; 0 is all.
 	RampPerHour int       `json:"ramp_per_hour"`
 	WasPerHour  int       `json:"was_per_hour"`
@@ -101,6 +100,4 @@ func BulkWorkflowID(bulkID string) string { return bulkWorkflowIDPrefix + bulkID
 
 // MailWorkflowID is the ID of the workflow that tells the waiting cases of a
 // change of whether mail goes out.
-func MailWorkflowID(version int64) string {
-	return mailWorkflowIDPrefix + strconv.FormatInt(version, 10)
-}
+func MailWorkflowID(changeID string) string { return mailWorkflowIDPrefix + changeID }

@@ -14,8 +14,11 @@ import (
 
 // SpreadMail has a change of whether mail goes out carried to the cases that
 // wait, by one workflow however often it is called.
-func (s *Starter) SpreadMail(ctx context.Context, version int64) error {
-	err := s.once(ctx, reauth.MailWorkflowID(version), reauth.MailWorkflowType, reauth.MailInput{Version: version},
+func (s *Starter) SpreadMail(ctx context.Context, in reauth.MailInput) error {
+	if in.ChangeID == "" {
+		return fmt.Errorf("have a change of mail told: %w: change_id is missing", ErrRefused)
+	}
+	err := s.once(ctx, reauth.MailWorkflowID(in.ChangeID), reauth.MailWorkflowType, in,
 		"Mail: a change of whether customers are written to")
 	if err != nil {
 		return fmt.Errorf("have a change of mail told: %w", err)

@@ -124,7 +124,7 @@ func (s *server) mailView(ctx context.Context) (*struct{ Body MailView }, error)
 	for _, c := range changes {
 		v.History = append(v.History, MailChangeView{
 			Version: c.Version, Mode: string(c.Mode), RampPerHour: c.Ramp, WasMode: string(c.WasMode), WasRampPerHour: c.WasRamp,
-			ChangedBy: c.By, Reason: c.Reason, ChangedAt: c.At, WorkflowID: reauth.MailWorkflowID(c.Version),
+			ChangedBy: c.By, Reason: c.Reason, ChangedAt: c.At, WorkflowID: reauth.MailWorkflowID(c.ChangeID),
 		})
 	}
 	if len(changes) > 0 {

@@ -33,13 +33,13 @@ type control struct {
 // controlBook is what control needs of the database.
 type controlBook interface {
 	Mail(ctx context.Context) (db.MailControl, error)
-	UnhandledMail(ctx context.Context) ([]int64, error)
+	UnhandledMail(ctx context.Context) ([]db.MailChange, error)
 	UnstartedBulks(ctx context.Context) ([]string, error)
 }
 
 // controlStarter starts its workflows.
 type controlStarter interface {
-	SpreadMail(ctx context.Context, version int64) error
+	SpreadMail(ctx context.Context, in reauth.MailInput) error
 	RunBulk(ctx context.Context, bulkID string) error
 }
 
@@ -68,12 +68,12 @@ func (c *control) round(ctx context.Context) error {
 		return err
 	}
 	c.say(ctx, mail)
-	versions, err := c.db.UnhandledMail(ctx)
+	changes, err := c.db.UnhandledMail(ctx)
 	if err != nil {
 		return err
 	}
-	for _, version := range versions {
-		if err := c.start.SpreadMail(ctx, version); err != nil {
+	for _, change := range changes {
+		if err := c.start.SpreadMail(ctx, reauth.MailInput{Version: change.Version, ChangeID: change.ChangeID}); err != nil {
 			return err
 		}
 	}

@@ -60,11 +60,11 @@ func (d *firstDay) operations(ctx workflow.Context) error {
 	}
 	workflow.Go(ctx, func(ctx workflow.Context) {
 		for {
-			var version int64
-			workflow.GetSignalChannel(ctx, "mail").Receive(ctx, &version)
+			var in reauth.MailInput
+			workflow.GetSignalChannel(ctx, "mail").Receive(ctx, &in)
 			workflow.Go(ctx, func(ctx workflow.Context) {
 				var status reauth.MailStatus
-				if run(ctx, reauth.MailWorkflowID(version), reauth.MailWorkflowType, reauth.MailInput{Version: version}, &status) == nil {
+				if run(ctx, reauth.MailWorkflowID(in.ChangeID), reauth.MailWorkflowType, in, &status) == nil {
 					d.mails = append(d.mails, status)
 				}
 			})
@@ -100,7 +100,9 @@ func (d *firstDay) set(mode reauth.MailMode, ramp int) {
 	c, changed, err := d.db.SetMail(context.Background(), db.MailSetting{Mode: &mode, Ramp: &ramp, By: "Grace", At: d.env.Now()})
 	require.NoError(d.t, err)
 	if changed {
-		d.start("mail", c.Version)
+		change, err := d.db.MailChange(context.Background(), c.Version)
+		require.NoError(d.t, err)
+		d.start("mail", reauth.MailInput{Version: c.Version, ChangeID: change.ChangeID})
 	}
 }
 

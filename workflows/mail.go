@@ -17,8 +17,8 @@ import (
 // after the other. That no mail begins any more needs no workflow: whoever
 // permits one looks first.
 func MailWorkflow(ctx workflow.Context, in reauth.MailInput) (reauth.MailStatus, error) {
-	m := &mailChange{status: reauth.MailStatus{Version: in.Version}}
-	if err := checkID(ctx, reauth.MailWorkflowID(in.Version), "mail-<version>"); err != nil {
+	m := &mailChange{status: reauth.MailStatus{Version: in.Version, ChangeID: in.ChangeID}}
+	if err := checkID(ctx, reauth.MailWorkflowID(in.ChangeID), "mail-<change_id>"); err != nil {
 		return m.status, err
 	}
 	ctx, _ = workflow.NewDisconnectedContext(ctx) // a change that is half told helps nobody

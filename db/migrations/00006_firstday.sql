@@ -13,6 +13,7 @@ CREATE TABLE mail_control (
 -- Every change of it. handled_at: the cases that waited for it were told.
 CREATE TABLE mail_changes (
     version    bigint PRIMARY KEY,
+    change_id  text NOT NULL UNIQUE CONSTRAINT mail_changes_id_set CHECK (change_id <> ''), -- several databases may share one Temporal
     mode       text NOT NULL CONSTRAINT mail_changes_mode_known CHECK (mode IN ('on', 'shadow', 'stopped')),
     ramp       integer NOT NULL,
     was_mode   text NOT NULL CONSTRAINT mail_changes_was_mode_known CHECK (was_mode IN ('on', 'shadow', 'stopped')),
