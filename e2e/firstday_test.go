@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -52,10 +53,10 @@ func (s *stack) waitingCases(n int, application string) []string {
 	return ids
 }
 
-// Many cases are cancelled, and the worker that does it is killed with
+// Five hundred cases are cancelled, and the worker that does it is killed with
 // SIGKILL half-way: another goes on, and nobody is forgotten.
 func TestABulkGoesOnWhenItsWorkerIsKilled(t *testing.T) {
-	const many = 120
+	const many = 500
 	ctx := context.Background()
 	s := newStack(t, func(o *options) { o.noWorker = true })
 	worker := s.workerProcess()
@@ -131,7 +132,7 @@ func TestMailIsStopped(t *testing.T) {
 	assert.Contains(t, string(metrics), `reauth_mail_waiting{why="stopped"} 1`)
 	_, home := s.request(http.MethodGet, "/", nil, apiKey)
 	assert.Contains(t, string(home), "Customer mail is stopped")
-	assert.Contains(t, s.logs.String(), "Customer mail is stopped: no notice begins")
+	s.eventually("the worker's log says so", func() bool { return strings.Contains(s.logs.String(), "Customer mail is stopped: no notice begins") })
 	s.eventually("the operator hears of it", func() bool { return len(s.mails(operatorMail)) == 1 })
 	assert.Empty(t, s.mails(customerMail))
 

@@ -108,10 +108,10 @@ func (c *reauthCase) beginSession(ctx workflow.Context, s *activities.Session, r
 	if first {
 		c.planSteps()
 	}
+	c.setWaiting(ctx, reauth.PhaseAwaitingCustomer) // before the record, which keeps the phase
 	if first && c.personIsHere {
 		c.record(ctx, "scheduled", "Somebody is at the page, so the first notice is left out.")
 	}
-	c.setWaiting(ctx, reauth.PhaseAwaitingCustomer)
 }
 
 // block records that only an operator can help, and tells the operator.
