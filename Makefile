@@ -53,6 +53,10 @@ histories: temporal ## record testdata/histories anew, from the workflows as the
 screenshots: temporal ## take the pictures in docs/images anew, with Chromium
 	REAUTH_SCREENSHOTS='$(CURDIR)/docs/images' go test -count=1 -timeout 20m ./e2e -run '^TestScreenshots$$'
 
+.PHONY: storm
+storm: ## measure 100,000 reports of 1,000 stale connections
+	go test -run '^$$' -bench Storm -benchtime 1x -timeout 30m ./starter ./web
+
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (20s)
 	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \

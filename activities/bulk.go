@@ -107,15 +107,15 @@ func (a *Activities) ask(ctx context.Context, b db.Bulk, c db.BulkCase, at time.
 	}
 	switch b.Action {
 	case reauth.BulkCancel:
-		err = a.Steer.Cancel(ctx, c.ConnectionID, reauth.Cancel{Reason: b.Reason})
+		err = a.Steer.Cancel(ctx, c.ConnectionID, reauth.Cancel{Reason: b.Reason, By: b.By})
 	case reauth.BulkSnooze:
-		err = a.Steer.Snooze(ctx, c.ConnectionID, reauth.Snooze{Until: b.Until.UTC(), Reason: b.Reason})
+		err = a.Steer.Snooze(ctx, c.ConnectionID, reauth.Snooze{Until: b.Until.UTC(), Reason: b.Reason, By: b.By})
 	case reauth.BulkStop:
-		err = a.Steer.StopNotices(ctx, c.ConnectionID, reauth.StopNotices{Reason: b.Reason})
+		err = a.Steer.StopNotices(ctx, c.ConnectionID, reauth.StopNotices{Reason: b.Reason, By: b.By})
 	case reauth.BulkRelease:
 		// First in the database, so that nothing holds it anew.
 		if err = a.DB.ReleaseCase(ctx, c.CaseID, a.Now()); err == nil {
-			err = a.Steer.ReleaseNotices(ctx, c.ConnectionID, reauth.NoticesReleased{All: true, At: at, Reason: b.Reason})
+			err = a.Steer.ReleaseNotices(ctx, c.ConnectionID, reauth.NoticesReleased{All: true, At: at, Reason: b.Reason, By: b.By})
 		}
 	default:
 		return false, temporal.NewNonRetryableApplicationError("this worker does not know what is asked of the cases", reauth.ErrTypeInvalidInput, nil)

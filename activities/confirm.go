@@ -80,7 +80,7 @@ func (a *Activities) unheard(ctx context.Context, c Case) (*Confirmed, error) {
 			return &Confirmed{Verdict: VerdictSuperseded, Generation: now.Generation}, err
 		}
 	}
-	until, reason, suppressed, err := a.DB.Suppressed(ctx, c.ConnectionID, c.Report.Source, a.Now())
+	until, reason, suppressed, err := a.DB.Suppressed(ctx, c.ConnectionID, c.Report.Source, c.Report.FinchCode, a.Now())
 	if err != nil || !suppressed {
 		return nil, err
 	}
@@ -99,14 +99,15 @@ func (a *Activities) openCase(ctx context.Context, c Case, connection reauth.Con
 }
 
 // judge asks the provider about the report. A provider's error is retried, not
-// believed. With no stored token to ask with, the report is believed.
+// believed. With no stored token to ask with, the report is believed; one that
+// says that the customer's account must be mended is the operator's.
 func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reauth.Connection) (Verdict, string, error) {
 	access, _, ok, err := a.access(ctx, connection.ConnectionID)
 	if err != nil {
 		return "", "", err
 	}
 	if !ok {
-		return VerdictStale, "", nil
+		return a.judgeUnasked(ctx, in)
 	}
 	provider, err := a.provider(connection.Application)
 	if err != nil {
@@ -118,7 +119,7 @@ func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reau
 		case ConditionStale:
 			return VerdictStale, "", nil
 		case ConditionConnected:
-			return VerdictConnected, "", nil
+			return VerdictConnected, lacking(in), nil
 		case ConditionGone:
 			return VerdictNotFound, "", nil
 		case ConditionPending:
@@ -132,7 +133,7 @@ func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reau
 	case TroubleSetup:
 		return a.onlyOperator(in.Patient, "The provider says "+trouble.Error()+": the customer's account needs mending that no new login brings.")
 	case TroubleToken:
-		if in.Case.Report.FinchCode == "reauthenticate_user" {
+		if in.Case.Report.FinchCode == reauth.CodeReauth {
 			return VerdictStale, "", nil // a dead token with a clear report: believe the report
 		}
 		return a.onlyOperator(in.Patient, "The provider refuses the stored token ("+trouble.Error()+") without saying that a new login would help.")
@@ -140,6 +141,36 @@ func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reau
 		return a.onlyOperator(in.Patient, "The provider refuses the stored token ("+trouble.Error()+") without saying that a new login would help.")
 	}
 	return "", "", retry("ask the provider whether the loss is real", err)
+}
+
+// judgeUnasked judges a report of a connection whose token is not ours to ask
+// with. A later report that the customer must log in again, which joins the
+// case, is written over the code that opened it.
+func (a *Activities) judgeUnasked(ctx context.Context, in ConfirmInput) (Verdict, string, error) {
+	code := in.Case.Report.FinchCode
+	if !reauth.IsSetupCode(code) {
+		return VerdictStale, "", nil
+	}
+	stored, err := a.DB.CaseByID(ctx, in.Case.CaseID)
+	if err != nil {
+		return "", "", err
+	}
+	if stored.FinchCode == reauth.CodeReauth {
+		return VerdictStale, "", nil
+	}
+	return a.onlyOperator(in.Patient, "The backend was told "+code+": the customer's account needs mending that no new login brings. "+
+		"No token of the connection is stored to ask the provider with, so cancel the case once the account is mended.")
+}
+
+// lacking is what the operator should know of a connection that works, but
+// whose account is said to lack something. An operator who was told before, of
+// what blocked the case, is not told again.
+func lacking(in ConfirmInput) string {
+	code := in.Case.Report.FinchCode
+	if in.Patient || !reauth.IsSetupCode(code) {
+		return ""
+	}
+	return "A call was refused with " + code + ", though the provider says that the connection works: the customer's account lacks something that the call needs, a permission, say. No new login mends that, so nobody at the customer was written to."
 }
 
 // onlyOperator is the verdict that only an operator can help. Once the operator

@@ -19,7 +19,7 @@ type Store interface {
 	EnsureLink(ctx context.Context, connectionID, recipient string, keyID uint32, hash func(keyID uint32, version int) ([]byte, error)) (version int, key uint32, err error)
 
 	// Cases, and their timelines.
-	Suppressed(ctx context.Context, connectionID string, source reauth.Source, at time.Time) (until time.Time, reason string, suppressed bool, err error)
+	Suppressed(ctx context.Context, connectionID string, source reauth.Source, finchCode string, at time.Time) (until time.Time, reason string, suppressed bool, err error)
 	OpenCase(ctx context.Context, c db.Case) (opened bool, err error)
 	CaseByID(ctx context.Context, caseID string) (db.Case, error)
 	SetCampaign(ctx context.Context, caseID, campaign string) error

@@ -175,6 +175,10 @@ func (a *Activities) LetGo(ctx context.Context, in reauth.StormInput) (StormRele
 	if a.Storms == nil {
 		return at.Done, nil // the cases wait for the end of the storm's time
 	}
+	storm, err := a.DB.StormByID(ctx, in.StormID)
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		return at.Done, err
+	}
 	for {
 		held, err := a.DB.HeldCases(ctx, in.StormID, at.After, letGoPage)
 		if err != nil || len(held) == 0 {
@@ -185,7 +189,7 @@ func (a *Activities) LetGo(ctx context.Context, in reauth.StormInput) (StormRele
 			if at.Next.After(when) {
 				when = at.Next
 			}
-			if err := a.Storms.ReleaseNotices(ctx, c.ConnectionID, reauth.NoticesReleased{StormID: in.StormID, At: when}); err != nil {
+			if err := a.Storms.ReleaseNotices(ctx, c.ConnectionID, reauth.NoticesReleased{StormID: in.StormID, At: when, How: storm.EndedHow}); err != nil {
 				return at.Done, fmt.Errorf("let a held case go: %w", err)
 			}
 			at = letGo{After: c.CaseID, Next: when.Add(letGoEvery), Done: StormReleased{Cases: at.Done.Cases + 1, Until: when}}

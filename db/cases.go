@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
 
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -178,7 +179,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, (SELECT max(at) 
 		return false, err
 	}
 	if newer {
-		return false, addClosed(ctx, tx, c.ConnectionID, c.CaseID, reauth.OutcomeCancelled, ReasonTerminated, c.OpenedAt)
+		return false, addClosed(ctx, tx, c.ConnectionID, c.CaseID, reauth.OutcomeCancelled, "", ReasonTerminated, c.OpenedAt)
 	}
 	if !c.Source.Machine() {
 		if err := endSuppression(ctx, tx, c.ConnectionID, c.OpenedAt); err != nil {
@@ -232,10 +233,11 @@ func (d *DB) Cases(ctx context.Context, filter CaseFilter, after string, limit i
 	err = d.read(ctx, "list cases", func(ctx context.Context) error {
 		return d.sqlx.SelectContext(ctx, &list, selectCases+`
  WHERE ($1 = '' OR k.phase = $1) AND ($2 = '' OR k.outcome = $2) AND ($3 = '' OR k.provider = $3)
-   AND (NOT $4 OR (k.opened_at, k.case_id) < ($5, $6)) AND ($8 = '' OR k.application = $8) AND ($9 = '' OR c.system = $9)
-   AND (NOT $10 OR k.outcome IS NULL)
+   AND (NOT $4 OR (k.opened_at, k.case_id) < ($5, $6))
+   AND ($8 = '' OR c.application = $8)
+   AND ($9 = '' OR k.application = $9) AND ($10 = '' OR c.system = $10) AND (NOT $11 OR k.outcome IS NULL)
  ORDER BY k.opened_at DESC, k.case_id DESC LIMIT $7`,
-			filter.Phase, filter.Outcome, filter.Provider, given, from.At, from.ID, limit+1, filter.Application, filter.System, filter.Open)
+			filter.Phase, filter.Outcome, filter.Provider, given, from.At, from.ID, limit+1, within(ctx), filter.Application, filter.System, filter.Open)
 	})
 	if len(list) > limit {
 		list = list[:limit]
@@ -271,6 +273,14 @@ UPDATE cases
 func (d *DB) SetPhase(ctx context.Context, caseID string, phase reauth.Phase, lastError string) error {
 	return d.updateCase(ctx, "set a case's phase", caseID, `
 UPDATE cases SET phase = coalesce(nullif($2, ''), phase), last_error = $3 WHERE case_id = $1 AND outcome IS NULL`, phase, plain(lastError))
+}
+
+// Recode notes that an open case, which was opened by one of reauth.SetupCodes,
+// is about a lost login after all. A case of another code, and a closed one,
+// stays as it is. ErrNotFound when there is no such case.
+func (d *DB) Recode(ctx context.Context, caseID string) error {
+	return d.updateCase(ctx, "note another code of a case", caseID, `
+UPDATE cases SET finch_code = $2 WHERE case_id = $1 AND outcome IS NULL AND finch_code = ANY($3)`, reauth.CodeReauth, pq.Array(reauth.SetupCodes()))
 }
 
 // SpendSession takes the session away that a code has used up, so that nobody
@@ -341,6 +351,8 @@ type Closing struct {
 	Outcome reauth.Outcome
 	// Reason says why, as reauth.ReasonConnectionNotFound or in words.
 	Reason string
+	// By says who ended it, where a person did; empty otherwise.
+	By string
 	// Generation is the one that the case ended with; 0 keeps what is stored.
 	Generation int64
 	At         time.Time
@@ -442,11 +454,14 @@ UPDATE cases
 	if err := exec(ctx, tx, `DELETE FROM mail_waits WHERE case_id = $1 AND why <> 'fixed'`, closing.CaseID); err != nil {
 		return err
 	}
-	return addClosed(ctx, tx, connectionID, closing.CaseID, closing.Outcome, reason, closedAt)
+	return addClosed(ctx, tx, connectionID, closing.CaseID, closing.Outcome, closing.By, reason, closedAt)
 }
 
-func addClosed(ctx context.Context, tx *sqlx.Tx, connectionID, caseID string, outcome reauth.Outcome, reason string, at time.Time) error {
+func addClosed(ctx context.Context, tx *sqlx.Tx, connectionID, caseID string, outcome reauth.Outcome, by, reason string, at time.Time) error {
 	detail := string(outcome)
+	if by != "" {
+		detail += " by " + by
+	}
 	if reason != "" {
 		detail += ": " + reason
 	}

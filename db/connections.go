@@ -64,12 +64,13 @@ type lockedConnection struct {
 func (c lockedConnection) removed() bool { return c.Status == reauth.StatusRemoved }
 
 // lockConnection locks the row of a connection: the first lock of every
-// transaction that needs more than one.
+// transaction that needs more than one. It is not found where the context is
+// limited to another application.
 func lockConnection(ctx context.Context, tx *sqlx.Tx, id string) (lockedConnection, error) {
 	var c lockedConnection
 	err := tx.GetContext(ctx, &c, `
 SELECT status, provider, application, coalesce(generation, 0) AS generation, last_generation
-  FROM connections WHERE connection_id = $1 FOR NO KEY UPDATE`, id)
+  FROM connections WHERE connection_id = $1 AND ($2 = '' OR application = $2) FOR NO KEY UPDATE`, id, within(ctx))
 	return c, err
 }
 
@@ -78,7 +79,8 @@ SELECT status, provider, application, coalesce(generation, 0) AS generation, las
 // given again (the same address, in upper or lower case) stays the same
 // contact; one that is missing is blanked, and its links are revoked, until it is given
 // again. Of two
-// contacts with the same address the first counts.
+// contacts with the same address the first counts. ErrNotFound where the context
+// is limited to another application than the connection's, as given or as stored.
 //
 // Status and generation of a stored connection stay as they are. A new one is
 // connected unless c says otherwise; a removed one is revived as if it were
@@ -98,6 +100,9 @@ func (d *DB) PutConnection(ctx context.Context, c reauth.Connection) (created bo
 	}
 	now := d.now()
 	err = d.write(ctx, "store a connection", func(ctx context.Context, tx *sqlx.Tx) error {
+		if only := within(ctx); only != "" && c.Application != only {
+			return ErrNotFound
+		}
 		inserted, err := changed(ctx, tx, `
 INSERT INTO connections (connection_id, provider, application, customer_id, customer_name, products, status, created_at, updated_at, system, campaign)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10) ON CONFLICT (connection_id) DO NOTHING`,
@@ -132,7 +137,7 @@ UPDATE connections
 func (d *DB) Connection(ctx context.Context, id string) (c reauth.Connection, err error) {
 	err = d.read(ctx, "read a connection", func(ctx context.Context) error {
 		var row connectionRow
-		if err := d.sqlx.GetContext(ctx, &row, selectConnections+` WHERE c.connection_id = $1`, id); err != nil {
+		if err := d.sqlx.GetContext(ctx, &row, selectConnections+` WHERE c.connection_id = $1 AND ($2 = '' OR c.application = $2)`, id, within(ctx)); err != nil {
 			return err
 		}
 		c, err = row.connection()
@@ -154,7 +159,8 @@ func (d *DB) Connections(ctx context.Context, status reauth.ConnectionStatus, af
 		var rows []connectionRow
 		if err := d.sqlx.SelectContext(ctx, &rows, selectConnections+`
  WHERE c.connection_id > $1 AND CASE WHEN $2 = '' THEN c.status <> 'removed' ELSE c.status = $2 END
- ORDER BY c.connection_id LIMIT $3`, from.ID, status, limit+1); err != nil {
+   AND ($4 = '' OR c.application = $4)
+ ORDER BY c.connection_id LIMIT $3`, from.ID, status, limit+1, within(ctx)); err != nil {
 			return err
 		}
 		if len(rows) > limit {

@@ -70,6 +70,10 @@ func TestWrongRowsAreImpossible(t *testing.T) {
 		"a suppression without an end":   {`UPDATE suppressions SET until = began_at - interval '1 s'`, "suppressions_end_after_begin"},
 		"a suppression that is no alarm": {`UPDATE suppressions SET outcome = 'false_alarm'`, "suppressions_false_alarms_counted"},
 		"a connection that vanishes":     {`DELETE FROM connections WHERE connection_id = 'c1'`, "fkey"},
+		"an event over, and not over":    {`INSERT INTO webhooks (provider, event_id, body_sha256, received_at, connection_id, state, processed_at) VALUES ('finch', '1', sha256('x'), now(), 'c1', 'waiting', now())`, "webhooks_processed_iff_over"},
+		"an event that waits for none":   {`INSERT INTO webhooks (provider, event_id, body_sha256, received_at, state) VALUES ('finch', '1', sha256('x'), now(), 'waiting')`, "webhooks_waiting_has_line"},
+		"an event in another state":      {`INSERT INTO webhooks (provider, event_id, body_sha256, received_at, state, processed_at) VALUES ('finch', '1', sha256('x'), now(), 'odd', now())`, "webhooks_state_known"},
+		"an event's whole body":          {`INSERT INTO webhooks (provider, event_id, body_sha256, received_at, state, processed_at, body) VALUES ('finch', '1', sha256('x'), now(), 'ignored', now(), repeat('x', 3000))`, "webhooks_body_bounded"},
 		"a malformed connection ID":      {`INSERT INTO connections (connection_id, provider, application, status, created_at, updated_at) VALUES ('a b', 'finch', 'default', 'stale', now(), now())`, "connections_id_form"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -420,6 +420,7 @@ func (e *Environment) worker() Part {
 	if e.clock != nil {
 		settings["REAUTH_DEV_CLOCK"] = e.clock.String()
 	}
+	e.unlessSet(settings, "REAUTH_OUTBOUND_ALLOW", "loopback") // where the inbox is
 	e.unlessSet(settings, "REAUTH_MAIL_FROM", "Acme Insights <connections@acme-insights.example>")
 	e.unlessSet(settings, "REAUTH_PRODUCT_NAME", "Acme Insights")
 	e.unlessSet(settings, "REAUTH_SUPPORT_EMAIL", "support@acme-insights.example")
@@ -438,6 +439,7 @@ func (e *Environment) serve() Part {
 		"REAUTH_CODEC_ORIGINS":     e.ready.TemporalUIURL + "," + strings.Replace(e.ready.TemporalUIURL, "127.0.0.1", "localhost", 1),
 		"REAUTH_CODEC_OPEN":        "true",
 		"REAUTH_METRICS_OPEN":      "true",
+		"REAUTH_SIGN_IN_BY_KEY":    "true",
 	})
 	e.unlessSet(settings, "REAUTH_PRODUCT_NAME", "Acme Insights")
 	e.unlessSet(settings, "REAUTH_SUPPORT_EMAIL", "support@acme-insights.example")

@@ -113,7 +113,7 @@ func TestMailIsStopped(t *testing.T) {
 	}
 	body := mail(map[string]any{"mode": "stopped", "reason": "a wrong text"})
 	assert.EqualValues(t, 0, body["under_way"])
-	assert.Equal(t, "the API key bootstrap", body["changed_by"])
+	assert.Equal(t, "key bootstrap", body["changed_by"])
 	c := s.stale()
 	status, _ := s.report(c, nil)
 	require.Equal(t, http.StatusAccepted, status)

@@ -52,7 +52,7 @@ func (s *store) Brake(context.Context, string, db.StormRule, time.Time) (db.Stor
 	return db.Storm{}, false, nil
 }
 
-func (s *store) Suppressed(context.Context, string, reauth.Source, time.Time) (time.Time, string, bool, error) {
+func (s *store) Suppressed(context.Context, string, reauth.Source, string, time.Time) (time.Time, string, bool, error) {
 	return time.Time{}, "", false, nil
 }
 

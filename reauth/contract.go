@@ -284,14 +284,17 @@ type TokenMinted struct {
 	MintedAt     time.Time `json:"minted_at"`
 }
 
-// Cancel is the message of SignalCancel.
+// Cancel is the message of SignalCancel. By says who asked for it, in words for
+// the timeline: a name, and no e-mail address.
 type Cancel struct {
 	Reason string `json:"reason"`
+	By     string `json:"by,omitempty"`
 }
 
 // Snooze is the message of SignalSnooze: no notice before Until.
 type Snooze struct {
 	Until time.Time `json:"until"`
+	By    string    `json:"by,omitempty"`
 	// Reason says why, for the timeline; it may be empty.
 	Reason string `json:"reason,omitempty"`
 }
@@ -299,6 +302,12 @@ type Snooze struct {
 // StopNotices is the message of SignalStopNotices.
 type StopNotices struct {
 	Reason string `json:"reason"`
+	By     string `json:"by,omitempty"`
+}
+
+// RemindNow is the message of SignalRemindNow, which needs none.
+type RemindNow struct {
+	By string `json:"by,omitempty"`
 }
 
 // ContactsChanged is the message of SignalContactsChanged: why others can be
@@ -313,13 +322,17 @@ type NoticesReleased struct {
 	// StormID names the storm that has held its first notice.
 	StormID string    `json:"storm_id,omitempty"`
 	At      time.Time `json:"at"`
+	// How says in words how the storm ended: "released by key ops-anna".
+	How string `json:"how,omitempty"`
 	// Mail lets go what a change of whether mail goes out has held: an earlier
 	// change than the one of this version.
 	Mail int64 `json:"mail,omitempty"`
 	// All lets go whatever holds the case's notices: a snooze, a storm, a stop of
 	// its notices, the ramp. Reason says why, for the timeline.
+	// By says who wanted it.
 	All    bool   `json:"all,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	By     string `json:"by,omitempty"`
 }
 
 // ReleaseStorm is the message of SignalReleaseStorm.
@@ -427,6 +440,7 @@ type Result struct {
 	ConnectionID    string     `json:"connection_id"`
 	Generation      int64      `json:"generation"`
 	Reason          string     `json:"reason,omitempty"`
+	By              string     `json:"by,omitempty"` // who ended the case, where a person did
 	Suppressed      bool       `json:"suppressed,omitempty"`
 	Until           *time.Time `json:"until,omitempty"`
 	TokenSuperseded bool       `json:"token_superseded,omitempty"`

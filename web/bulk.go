@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -122,7 +123,7 @@ func (s *server) bulk(ctx context.Context, action reauth.BulkAction, body BulkBo
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
 	b := db.Bulk{
-		Action: action, BulkFilter: filter, Every: body.All, Reason: body.Reason, By: "the API key " + keyName(ctx), Until: until, CreatedAt: s.Now(),
+		Action: action, BulkFilter: filter, Every: body.All, Reason: body.Reason, By: cmp.Or(actor(ctx), "an operator"), Until: until, CreatedAt: s.Now(),
 	}
 	if body.DryRun {
 		n, err := s.DB.CountBulk(ctx, filter)

@@ -21,8 +21,8 @@ import (
 	"github.com/finch-reauth/reauth/starter"
 )
 
-// ErrUnknownApplication is what Config.Introspect returns for an application
-// whose client credentials are not configured.
+// ErrUnknownApplication is what Config.Introspect and Config.Job return for an
+// application whose client credentials are not configured.
 var ErrUnknownApplication = errors.New("unknown application")
 
 // Starter is the way to Temporal; *starter.Starter is one.
@@ -33,7 +33,7 @@ type Starter interface {
 	Restored(ctx context.Context, connectionID string) error
 	Cancel(ctx context.Context, connectionID string, m reauth.Cancel) error
 	Snooze(ctx context.Context, connectionID string, m reauth.Snooze) error
-	RemindNow(ctx context.Context, connectionID string) error
+	Remind(ctx context.Context, connectionID string, m reauth.RemindNow) error
 	StopNotices(ctx context.Context, connectionID string, m reauth.StopNotices) error
 	// ContactsChanged is nil when no case is open.
 	ContactsChanged(ctx context.Context, connectionID string, m reauth.ContactsChanged) error
@@ -49,6 +49,14 @@ type Config struct {
 	Starter Starter
 	// Introspect asks the provider what a token is worth.
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
+	// Job asks the provider what became of a job of a token's connection.
+	// Without it, events about jobs are kept and ignored.
+	Job func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error)
+	// FindConnection asks the provider which connection a customer has; ""
+	// means that the provider knows none. It returns ErrUnknownApplication like
+	// Introspect. It is called only where a report asks for it (ask_provider), and
+	// the connection is registered before it is reported. Nil: it is not available.
+	FindConnection func(ctx context.Context, application, customerID, customerName string) (connectionID string, err error)
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error
 
@@ -79,9 +87,18 @@ type Config struct {
 	// CodecOpen and MetricsOpen let /codec and /metrics be used without an API
 	// key. They are for services that only their own machine can reach.
 	CodecOpen, MetricsOpen bool
-	// TemporalUIURL is where operators find a case's workflow. Optional.
-	TemporalUIURL string
+	// TemporalUIURL is where operators find a case's workflow, in
+	// TemporalNamespace ("default" by default). Optional.
+	TemporalUIURL, TemporalNamespace string
+	// SignIn says how operators sign in to their pages; without it there are none.
+	SignIn *SignIn
 
+	// Stopping is done when the service is to stop: answers that are held back
+	// are given then. Optional.
+	Stopping context.Context
+
+	// Limits bound how many requests are answered. Optional.
+	Limits Limits
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Registry collects the metrics; by default a new one.
@@ -124,6 +141,15 @@ func (c *Config) check() error {
 		if err := secrets.CheckOrigin(origin); err != nil {
 			return fmt.Errorf("web: CodecOrigins holds %q, but %w", origin, err)
 		}
+	}
+	c.Limits.fill()
+	if c.SignIn != nil && c.SignIn.OpenID != nil {
+		if err := CheckAllow(c.SignIn.OpenID.Allow); err != nil {
+			return fmt.Errorf("web: SignIn.OpenID.Allow must say who is an operator: %w", err)
+		}
+	}
+	if c.TemporalNamespace == "" {
+		c.TemporalNamespace = "default"
 	}
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
@@ -188,10 +214,10 @@ func (c *Config) ensureBootstrapKey(ctx context.Context) error {
 	if c.BootstrapAPIKey == "" {
 		return nil
 	}
-	if err := c.DB.EnsureAPIKey(ctx, "bootstrap", hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
+	if err := c.DB.EnsureAPIKey(ctx, BootstrapKeyName, hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
 		return fmt.Errorf("storing the bootstrap API key: %w", err)
 	}
 	return nil
 }
 
-var _ http.Handler = (*server)(nil)
+var _ http.Handler = (*Service)(nil)

@@ -398,7 +398,7 @@ func TestGetAndDeleteConnection(t *testing.T) {
 	f.temporal.down = false
 	w := f.api(204, "DELETE", connectionURL, nil, nil)
 	require.Empty(t, w.Body.String())
-	require.Equal(t, []reauth.Cancel{{Reason: reauth.ReasonConnectionRemoved}}, f.temporal.cancels)
+	require.Equal(t, []reauth.Cancel{{Reason: reauth.ReasonConnectionRemoved, By: "key bootstrap"}}, f.temporal.cancels)
 	f.temporal.noCase = true
 	f.api(204, "DELETE", connectionURL, nil, nil)
 

@@ -42,8 +42,12 @@ func (s *server) docs(api *huma.OpenAPI) http.HandlerFunc {
 
 // home sends people who look at the bare address to what there is to read.
 func (s *server) home(w http.ResponseWriter, r *http.Request) {
+	var operators string
+	if s.SignIn != nil {
+		operators = operatorHome
+	}
 	s.pages.write(w, r, http.StatusOK, "home.html", docsView{
-		Title: "reauth", Product: s.ProductName, Version: s.Version, UIURL: s.TemporalUIURL,
+		Title: "reauth", Product: s.ProductName, Version: s.Version, UIURL: s.TemporalUIURL, OperatorURL: operators,
 		StyleURL: s.pages.assetURL("style.css"), IconURL: s.pages.assetURL("icon.svg"), Mail: s.mailBanner(r.Context()),
 	})
 }
@@ -65,7 +69,7 @@ func (s *server) mailBanner(ctx context.Context) string {
 }
 
 type docsView struct {
-	Title, Product, Version, BaseURL, UIURL, StyleURL, IconURL string
+	Title, Product, Version, BaseURL, UIURL, OperatorURL, StyleURL, IconURL string
 	// Mail says on the home page that mail does not go out.
 	Mail string
 

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"time"
@@ -83,7 +84,7 @@ func (s *server) setMail(ctx context.Context, in *mailInput) (*struct{ Body Mail
 	if !printable(in.Body.Reason) {
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
-	setting := db.MailSetting{Ramp: in.Body.RampPerHour, By: "the API key " + keyName(ctx), Reason: in.Body.Reason, At: s.Now()}
+	setting := db.MailSetting{Ramp: in.Body.RampPerHour, By: cmp.Or(actor(ctx), "an operator"), Reason: in.Body.Reason, At: s.Now()}
 	if in.Body.Mode != nil {
 		mode := reauth.MailMode(*in.Body.Mode)
 		setting.Mode = &mode

@@ -26,7 +26,7 @@ func TestMail(t *testing.T) {
 	f.api(200, "PUT", "/v1/mail", map[string]any{"mode": "stopped", "reason": "again"}, &v)
 	require.Equal(t, "stopped", v.Mode)
 	require.Equal(t, 50, v.RampPerHour, "what is absent stays")
-	require.Equal(t, "the API key bootstrap", v.ChangedBy)
+	require.Equal(t, "key bootstrap", v.ChangedBy)
 	require.Equal(t, "a wrong text", v.Reason)
 	require.Len(t, v.History, 2, "what changes nothing is no change")
 	require.Regexp(t, `^mail-2-[0-9a-f]{8}$`, v.History[0].WorkflowID)
@@ -128,7 +128,7 @@ func TestBulk(t *testing.T) {
 	} {
 		b = BulkView{}
 		f.api(202, "POST", "/v1/cases:"+path, body, &b)
-		require.Equal(t, []any{path, "waiting", "the API key bootstrap"}, []any{b.Action, b.State, b.By})
+		require.Equal(t, []any{path, "waiting", "key bootstrap"}, []any{b.Action, b.State, b.By})
 		var again BulkView
 		f.api(200, "GET", "/v1/bulk/"+b.BulkID, nil, &again)
 		require.Equal(t, b, again)

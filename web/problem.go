@@ -60,7 +60,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // isPage tells whether people, rather than programs, look at a path.
 func isPage(r *http.Request) bool {
-	for _, prefix := range []string{"/r/", "/stop/", "/callback", "/done/", "/again/"} {
+	for _, prefix := range []string{"/r/", "/stop/", "/callback", "/done/", "/again/", operatorHome} {
 		if strings.HasPrefix(r.URL.Path, prefix) {
 			return true
 		}

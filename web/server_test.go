@@ -213,6 +213,7 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/contacts/restore":                           {"post"},
 		"/v1/connections/{connection_id}/reauth/session": {"post"},
 		"/v1/connections/{connection_id}/token":          {"get"},
+		"/v1/reports":                                    {"post"},
 		"/v1/cases":                                      {"get"},
 		"/v1/storms":                                     {"get"},
 		"/v1/storms/{storm_id}/release":                  {"post"},

@@ -20,6 +20,7 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/worker/clock"
@@ -46,6 +47,9 @@ type Config struct {
 	// TemporalUIURL and Namespace make the links in its messages.
 	Chat                     string
 	TemporalUIURL, Namespace string
+	// Outbound says where webhooks and the chat's messages may go besides public
+	// addresses.
+	Outbound outbound.Guard
 	// Clock, if any, is what cases live by instead of the real one. The Now of
 	// the activities must be its own.
 	Clock  *clock.Fast
@@ -109,7 +113,7 @@ func Run(ctx context.Context, c Config) error {
 		beside.Go(func() { control.run(ctx) })
 	}
 	if c.WebhookURL != "" {
-		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Logger)
+		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Outbound, c.Logger)
 		if err != nil {
 			return err
 		}
@@ -117,7 +121,7 @@ func Run(ctx context.Context, c Config) error {
 		beside.Go(func() { courier.run(ctx) })
 	}
 	if c.Chat != "" {
-		herald, err := newHerald(c.DB, c.Chat, chatLinks(c.TemporalUIURL, c.Namespace), c.Logger, c.Activities.Now)
+		herald, err := newHerald(c.DB, c.Chat, c.Outbound, chatLinks(c.TemporalUIURL, c.Namespace), c.Logger, c.Activities.Now)
 		if err != nil {
 			return err
 		}

@@ -151,6 +151,9 @@ func (c *reauthCase) remind(ctx workflow.Context) {
 	}
 	c.remindedAt = now
 	c.reminders++
+	if c.remindBy != "" {
+		c.record(ctx, "remind_asked", "A reminder was asked for by "+clip(c.remindBy, 100)+".")
+	}
 	c.notify(ctx, c.askedStep(fmt.Sprintf("remind-now-%d", c.reminders)))
 }
 
@@ -194,12 +197,12 @@ func (c *reauthCase) handOn(ctx workflow.Context) {
 }
 
 // stopNotices ends the campaign of a case that stays open.
-func (c *reauthCase) stopNotices(ctx workflow.Context, reason string) {
+func (c *reauthCase) stopNotices(ctx workflow.Context, m reauth.StopNotices) {
 	if c.status.NoticesStopped {
 		return
 	}
 	c.status.NoticesStopped, c.steps, c.kept = true, nil, c.steps
-	c.record(ctx, "notices_stopped", "Nobody is written to any more: "+clip(reason, 200))
+	c.record(ctx, "notices_stopped", "Nobody is written to any more"+byWhom(", stopped by ", m.By)+": "+clip(m.Reason, 200))
 	c.show(ctx)
 }
 
@@ -218,7 +221,11 @@ func (c *reauthCase) release(ctx workflow.Context, m reauth.NoticesReleased) {
 		c.released[m.StormID] = &m.At
 		if c.letGo(m.At, func(s step) bool { return s.held }) {
 			c.lookedAt = time.Time{} // much may have happened since
-			c.record(ctx, "released", "The storm is over: the first notice may go out.")
+			how := ""
+			if m.How != "" {
+				how = " (" + clip(m.How, 200) + ")"
+			}
+			c.record(ctx, "released", "The storm is over"+how+": the first notice may go out.")
 			c.show(ctx)
 		}
 	}
@@ -239,7 +246,7 @@ func (c *reauthCase) releaseAll(ctx workflow.Context, m reauth.NoticesReleased) 
 	if m.Reason != "" {
 		why = ": " + clip(m.Reason, 200)
 	}
-	c.record(ctx, "released", "Nothing holds the notices any more"+why)
+	c.record(ctx, "released", "Nothing holds the notices any more"+byWhom(", released by ", m.By)+why)
 	c.show(ctx)
 }
 

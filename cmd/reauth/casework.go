@@ -25,7 +25,7 @@ func dial(ctx context.Context, keyset string) (client.Client, error) {
 	var keys *secrets.Keys
 	if keyset != "" {
 		var err error
-		if keys, err = secrets.Load(keyset); err != nil {
+		if keys, err = secrets.Load(keyset, keyServices()...); err != nil {
 			return nil, malformed("REAUTH_KEYSET", err)
 		}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"testing"
@@ -14,13 +13,6 @@ import (
 	"github.com/finch-reauth/reauth/dev/pgtest"
 	"github.com/finch-reauth/reauth/reauth"
 )
-
-// command runs `reauth` with arguments.
-func command(args ...string) (code int, out, errs string) {
-	var stdout, stderr bytes.Buffer
-	code = run(args, &stdout, &stderr)
-	return code, stdout.String(), stderr.String()
-}
 
 func TestMailCommand(t *testing.T) {
 	settle(t, map[string]string{"DATABASE_URL": pgtest.URL(t)}) // nothing else is needed
@@ -40,8 +32,7 @@ func TestMailCommand(t *testing.T) {
 		{[]string{"mail", "on", "--json"}, exitOK, []string{`"mode": "on"`, `"history": [`}},
 		{[]string{"mail", "status", "--json"}, exitOK, []string{`"version": 5`}},
 	} {
-		code, out, errs := command(step.args...)
-		require.Equal(t, step.code, code, "%v: %s", step.args, errs)
+		out, errs := command(t, step.code, step.args...)
 		for _, want := range step.want {
 			assert.Contains(t, out+errs, want, "%v", step.args)
 		}
@@ -82,13 +73,12 @@ func TestCasesCommand(t *testing.T) {
 		{[]string{"bulk"}, exitOK, []string{"cancel 1 open cases"}},
 		{[]string{"bulk", "none"}, exitFailure, []string{"nothing of the ID none"}},
 	} {
-		code, out, errs := command(append([]string{"cases"}, step.args...)...)
-		require.Equal(t, step.code, code, "%v: %s", step.args, errs)
+		out, errs := command(t, step.code, append([]string{"cases"}, step.args...)...)
 		for _, want := range step.want {
 			assert.Contains(t, out+errs, want, "%v", step.args)
 		}
 	}
-	_, out, _ := command("cases", "list", "--json")
+	out, _ := command(t, exitOK, "cases", "list", "--json")
 	var list []map[string]any
 	require.NoError(t, json.Unmarshal([]byte(out), &list))
 	assert.Len(t, list, 3)

@@ -37,6 +37,7 @@ type commandLine struct {
 	Cases    casesCommand    `cmd:"" help:"List cases, and ask the same of many."`
 	Keys     keysCommand     `cmd:"" help:"Make keysets."`
 	Webhooks webhooksCommand `cmd:"" help:"List and replay the webhooks to your backend."`
+	Events   eventsCommand   `cmd:"" help:"List what Finch has told us."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`
 
 	DevFinch devFinchCommand `cmd:"" hidden:""`

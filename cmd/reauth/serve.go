@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,20 +33,25 @@ type serveCommand struct {
 	httpSettings
 	campaignSettings
 	webhookSettings
+	signInSettings
 	logSettings
 }
 
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	logger := c.logger(s.err)
-	keys, err := secrets.Load(c.Keyset)
+	keys, err := c.keys()
 	if err != nil {
-		return malformed("REAUTH_KEYSET", err)
+		return err
 	}
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
 		return err
 	}
 	campaigns, err := c.book()
+	if err != nil {
+		return err
+	}
+	signIn, err := c.signIn()
 	if err != nil {
 		return err
 	}
@@ -66,6 +72,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	logger.Info("listening", "address", listener.Addr().String(), "public_url", c.PublicURL)
 
 	var database *db.DB
+	var handler *web.Service
 	defer func() {
 		if database != nil {
 			_ = database.Close()
@@ -73,6 +80,9 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	}()
 	config := c.config(keys, temporal, logger)
 	config.Campaigns = campaigns.Names()
+	config.Stopping = ctx
+	config.TemporalNamespace = options.Namespace
+	config.SignIn = signIn
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
 			opened, err := db.Open(attempt, c.DatabaseURL)
@@ -83,21 +93,25 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			database.PublishEvents(c.WebhookURL != "")
 		}
 		config.DB = database
-		handler, err := web.New(config)
+		made, err := web.New(config)
 		if err != nil {
 			return err
 		}
+		handler = made
 		service.begin(handler)
 		return nil
 	})
 	if err == nil {
 		logger.Info("serving")
-		forwarded := make(chan struct{})
-		go func() {
-			defer close(forwarded)
-			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(ctx)
-		}()
-		defer func() { <-forwarded }()
+		background, stop := context.WithCancel(ctx)
+		var beside sync.WaitGroup
+		beside.Go(func() {
+			web.Forwarder{DB: database, Keys: keys, Starter: config.Starter, Logger: logger}.Run(background)
+		})
+		beside.Go(func() { handler.ActOnWebhooks(background) })
+		defer beside.Wait()
+		defer stop()
+		defer holdKeys(ctx, database, keys, "serve", logger)()
 		select {
 		case <-ctx.Done():
 		case err := <-stopped:
@@ -116,6 +130,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
 	}
+	limits, _ := parseRateLimits(c.RateLimits) // checked before
 	return web.Config{
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
@@ -124,6 +139,12 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 				return finch.Introspection{}, web.ErrUnknownApplication
 			}
 			return provider.Introspect(ctx, token.Reveal())
+		},
+		Job: func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
+			if application != "" && application != reauth.DefaultApplication {
+				return finch.Job{}, web.ErrUnknownApplication
+			}
+			return provider.Job(ctx, token.Reveal(), jobID)
 		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
@@ -140,6 +161,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		MetricsOpen:         isTrue(c.MetricsOpen),
 		TemporalUIURL:       c.TemporalUIURL,
 		TrustedProxies:      proxies,
+		Limits:              limits,
 		Logger:              logger,
 		Version:             version(),
 	}

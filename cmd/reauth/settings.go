@@ -65,6 +65,7 @@ type httpSettings struct {
 	ConnectHosts       string `env:"REAUTH_CONNECT_HOSTS" placeholder:"HOST,..." help:"Hosts that a link's button may lead to; by default connect.tryfinch.com and that of FINCH_BASE_URL."`
 	TemporalUIURL      string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
 	TrustedProxies     string `env:"REAUTH_TRUSTED_PROXIES" placeholder:"NETWORK,..." help:"Networks of the proxies whose X-Forwarded-For is believed."`
+	RateLimits         string `env:"REAUTH_RATE_LIMITS" placeholder:"LIMITS" help:"How many requests are answered: of one API key, of one address without a key, webhooks of one address, wrong keys of one address. off for any number."`
 	CodecOpen          string `env:"REAUTH_CODEC_OPEN" default:"false" placeholder:"BOOL" help:"Let /codec be used without an API key: only where nobody else can reach it."`
 	MetricsOpen        string `env:"REAUTH_METRICS_OPEN" default:"false" placeholder:"BOOL" help:"Let /metrics be read without an API key: only where nobody else can reach it."`
 }
@@ -104,40 +105,47 @@ type rule struct {
 
 func rules() map[string]rule {
 	return map[string]rule{
-		"DATABASE_URL":             {"the URL of a PostgreSQL database", "postgres://reauth:PASSWORD@localhost:5432/reauth?sslmode=disable", checkDatabaseURL},
-		"REAUTH_KEYSET":            {"a keyset made by `reauth keys new`, or the file that holds it", "file:/run/secrets/reauth-keyset", checkKeyset},
-		"REAUTH_PUBLIC_URL":        {"the absolute http or https URL, without a path, under which customers reach this service", "https://reauth.example.com", checkPublicURL},
-		"REAUTH_PRODUCT_NAME":      {"a name of one line, 100 characters at most", "Acme Insights", checkName},
-		"REAUTH_SUPPORT_EMAIL":     {"an e-mail address", "support@example.com", checkEmail},
-		"REAUTH_TASK_QUEUE":        {"1 to 200 letters, digits, '.', '_', ':', '/' or '-'", "reauth", checkTaskQueue},
-		"FINCH_BASE_URL":           {"the absolute http or https URL of Finch's API", "https://api.tryfinch.com", checkBaseURL},
-		"FINCH_CLIENT_ID":          {"the client ID that Finch's dashboard shows", "6d28c315-5eaa-4071-8ea5-f030eb45edbc", checkPrintable},
-		"FINCH_CLIENT_SECRET":      {"the client secret that Finch's dashboard shows", "finch-secret-production-XXXX", checkPrintable},
-		"FINCH_WEBHOOK_SECRET":     {"the secret that Finch showed when the webhook was made, or two with a space between them", "5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH", checkWebhookSecrets},
-		"REAUTH_HTTP_ADDR":         {"an address to listen on, HOST:PORT or :PORT", ":8080", checkAddr},
-		"REAUTH_BOOTSTRAP_API_KEY": {"at least 20 printable characters without spaces, as random as a password", "reauth_XXXXXXXXXXXXXXXXXXXXXXXX", checkAPIKey},
-		"REAUTH_CODEC_ORIGINS":     {"origins, SCHEME://HOST or SCHEME://HOST:PORT, with commas between them", "https://temporal.example.com", checkOrigins},
-		"REAUTH_CONNECT_HOSTS":     {"hosts, HOST or HOST:PORT, with commas between them", "connect.tryfinch.com", checkHosts},
-		"REAUTH_TEMPORAL_UI_URL":   {"the absolute http or https URL of the Temporal web UI", "https://temporal.example.com", checkBaseURL},
-		"REAUTH_TRUSTED_PROXIES":   {"networks in CIDR form with commas between them", "10.0.0.0/8", checkNetworks},
-		"REAUTH_CODEC_OPEN":        {"true or false", "false", checkBool},
-		"REAUTH_METRICS_OPEN":      {"true or false", "false", checkBool},
-		"SMTP_URL":                 {"the URL of a mail server", "smtp://USER:PASSWORD@smtp.example.com:587", checkSMTPURL},
-		"REAUTH_MAIL_FROM":         {"the sender of the mails, with or without a name", "Acme Insights <connections@example.com>", checkMailbox},
-		"REAUTH_OPERATOR_EMAIL":    {"an e-mail address", "operations@example.com", checkEmail},
-		"REAUTH_MAIL":              {"on, shadow or stopped", "shadow", checkMailMode},
-		"REAUTH_SESSION_MINUTES":   {fmt.Sprintf("a whole number of minutes from %d to %d", reauth.MinSessionMinutes, reauth.MaxSessionMinutes), "43200", checkNumber(reauth.MinSessionMinutes, reauth.MaxSessionMinutes)},
-		"REAUTH_SESSION_RENEWALS":  {fmt.Sprintf("a whole number from 0 to %d", reauth.MaxRenewals), "2", checkNumber(0, reauth.MaxRenewals)},
-		"REAUTH_REMINDERS":         {"durations with commas between them: after the opening of a case, or before its deadline where negative", "0s,2d,5d,9d,13d,-24h", checkReminders},
-		"REAUTH_CAMPAIGNS":         {"a YAML file with campaigns", "/etc/reauth/campaigns.yaml", checkCampaigns},
-		"REAUTH_TIME_ZONE":         {"an IANA time zone", "America/New_York", checkTimeZone},
-		"REAUTH_STORM":             {"off, or count, share, within, hold and settle", "count=50 share=20% within=5m hold=4h settle=30s", checkStorm},
-		"REAUTH_CHAT":              {"slack://BOT_TOKEN@CHANNEL, or the https URL of an incoming webhook", "slack://xoxb-XXXXXXXXXXXX@C0123456789", checkChat},
-		"REAUTH_WEBHOOK_URL":       {"the absolute http or https URL of an endpoint of your backend", "https://backend.example.com/webhooks/reauth", checkURL},
-		"REAUTH_WEBHOOK_SECRET":    {"a secret of the Standard Webhooks form, whsec_ and then base64 of 24 to 64 bytes", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", checkWebhookSecret},
-		"REAUTH_METRICS_ADDR":      {"an address to listen on, HOST:PORT or :PORT", ":9090", checkAddr},
-		"REAUTH_LOG_LEVEL":         {"debug, info, warn or error", "info", checkLogLevel},
-		"REAUTH_DEV_CLOCK":         {"what `reauth dev --speed` sets, a speed and an epoch", "4000@2026-11-21T02:00:00Z", checkDevClock},
+		"DATABASE_URL":              {"the URL of a PostgreSQL database", "postgres://reauth:PASSWORD@localhost:5432/reauth?sslmode=disable", checkDatabaseURL},
+		"REAUTH_KEYSET":             {"a keyset made by `reauth keys new`, or the file that holds it", "file:/run/secrets/reauth-keyset", checkKeyset},
+		"REAUTH_PUBLIC_URL":         {"the absolute http or https URL, without a path, under which customers reach this service", "https://reauth.example.com", checkPublicURL},
+		"REAUTH_PRODUCT_NAME":       {"a name of one line, 100 characters at most", "Acme Insights", checkName},
+		"REAUTH_SUPPORT_EMAIL":      {"an e-mail address", "support@example.com", checkEmail},
+		"REAUTH_TASK_QUEUE":         {"1 to 200 letters, digits, '.', '_', ':', '/' or '-'", "reauth", checkTaskQueue},
+		"FINCH_BASE_URL":            {"the absolute http or https URL of Finch's API", "https://api.tryfinch.com", checkBaseURL},
+		"FINCH_CLIENT_ID":           {"the client ID that Finch's dashboard shows", "6d28c315-5eaa-4071-8ea5-f030eb45edbc", checkPrintable},
+		"FINCH_CLIENT_SECRET":       {"the client secret that Finch's dashboard shows", "finch-secret-production-XXXX", checkPrintable},
+		"FINCH_WEBHOOK_SECRET":      {"the secret that Finch showed when the webhook was made, or two with a space between them", "5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH", checkWebhookSecrets},
+		"REAUTH_HTTP_ADDR":          {"an address to listen on, HOST:PORT or :PORT", ":8080", checkAddr},
+		"REAUTH_BOOTSTRAP_API_KEY":  {"at least 20 printable characters without spaces, as random as a password", "reauth_XXXXXXXXXXXXXXXXXXXXXXXX", checkAPIKey},
+		"REAUTH_CODEC_ORIGINS":      {"origins, SCHEME://HOST or SCHEME://HOST:PORT, with commas between them", "https://temporal.example.com", checkOrigins},
+		"REAUTH_CONNECT_HOSTS":      {"hosts, HOST or HOST:PORT, with commas between them", "connect.tryfinch.com", checkHosts},
+		"REAUTH_TEMPORAL_UI_URL":    {"the absolute http or https URL of the Temporal web UI", "https://temporal.example.com", checkBaseURL},
+		"REAUTH_TRUSTED_PROXIES":    {"networks in CIDR form with commas between them", "10.0.0.0/8", checkNetworks},
+		"REAUTH_RATE_LIMITS":        {"off, or any of key, address, webhooks and refused, each with a number a second or a minute", "key=1000/s address=100/s webhooks=1000/s refused=30/m", checkRateLimits},
+		"REAUTH_CODEC_OPEN":         {"true or false", "false", checkBool},
+		"REAUTH_METRICS_OPEN":       {"true or false", "false", checkBool},
+		"SMTP_URL":                  {"the URL of a mail server", "smtp://USER:PASSWORD@smtp.example.com:587", checkSMTPURL},
+		"REAUTH_MAIL_FROM":          {"the sender of the mails, with or without a name", "Acme Insights <connections@example.com>", checkMailbox},
+		"REAUTH_OPERATOR_EMAIL":     {"an e-mail address", "operations@example.com", checkEmail},
+		"REAUTH_MAIL":               {"on, shadow or stopped", "shadow", checkMailMode},
+		"REAUTH_SESSION_MINUTES":    {fmt.Sprintf("a whole number of minutes from %d to %d", reauth.MinSessionMinutes, reauth.MaxSessionMinutes), "43200", checkNumber(reauth.MinSessionMinutes, reauth.MaxSessionMinutes)},
+		"REAUTH_SESSION_RENEWALS":   {fmt.Sprintf("a whole number from 0 to %d", reauth.MaxRenewals), "2", checkNumber(0, reauth.MaxRenewals)},
+		"REAUTH_REMINDERS":          {"durations with commas between them: after the opening of a case, or before its deadline where negative", "0s,2d,5d,9d,13d,-24h", checkReminders},
+		"REAUTH_CAMPAIGNS":          {"a YAML file with campaigns", "/etc/reauth/campaigns.yaml", checkCampaigns},
+		"REAUTH_TIME_ZONE":          {"an IANA time zone", "America/New_York", checkTimeZone},
+		"REAUTH_STORM":              {"off, or count, share, within, hold and settle", "count=50 share=20% within=5m hold=4h settle=30s", checkStorm},
+		"REAUTH_CHAT":               {"slack://BOT_TOKEN@CHANNEL, or the https URL of an incoming webhook", "slack://xoxb-XXXXXXXXXXXX@C0123456789", checkChat},
+		"REAUTH_WEBHOOK_URL":        {"the absolute http or https URL of an endpoint of your backend", "https://backend.example.com/webhooks/reauth", checkURL},
+		"REAUTH_WEBHOOK_SECRET":     {"a secret of the Standard Webhooks form, whsec_ and then base64 of 24 to 64 bytes", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", checkWebhookSecret},
+		"REAUTH_OUTBOUND_ALLOW":     {"networks with commas between them: CIDR prefixes, addresses, loopback or private", "10.20.0.0/16,loopback", checkOutbound},
+		"REAUTH_METRICS_ADDR":       {"an address to listen on, HOST:PORT or :PORT", ":9090", checkAddr},
+		"REAUTH_OIDC_ISSUER":        {"the absolute http or https URL of an OpenID Connect issuer", "https://login.example.com", checkBaseURL},
+		"REAUTH_OIDC_CLIENT_ID":     {"the client ID that the identity provider gave us", "reauth", checkPrintable},
+		"REAUTH_OIDC_CLIENT_SECRET": {"the client secret that the identity provider gave us", "XXXXXXXXXXXXXXXX", checkPrintable},
+		"REAUTH_OIDC_ALLOW":         {"who of the identity provider's people is an operator: email:, domain:, group: and subject:, with commas between them", "group:payroll-ops,email:ada@example.com", checkAllow},
+		"REAUTH_SIGN_IN_BY_KEY":     {"true or false", "false", checkBool},
+		"REAUTH_LOG_LEVEL":          {"debug, info, warn or error", "info", checkLogLevel},
+		"REAUTH_DEV_CLOCK":          {"what `reauth dev --speed` sets, a speed and an epoch", "4000@2026-11-21T02:00:00Z", checkDevClock},
 
 		"TEMPORAL_ADDRESS":                       {"the address of a Temporal server, HOST:PORT", "localhost:7233", checkHostPort},
 		"TEMPORAL_NAMESPACE":                     {"a Temporal namespace", "default", checkPrintable},
@@ -240,7 +248,7 @@ func checkDatabaseURL(value string) error {
 }
 
 func checkKeyset(value string) error {
-	_, err := secrets.Load(value)
+	_, err := secrets.Load(value, keyServices()...)
 	return err
 }
 
@@ -360,6 +368,9 @@ func checkAPIKey(value string) error {
 	}
 	if len(value) > 500 {
 		return errors.New("it is too long")
+	}
+	if secrets.CheckAPIKey(value) != nil {
+		return errors.New("it is mistyped or cut off: its checksum does not fit")
 	}
 	return checkPrintable(value)
 }

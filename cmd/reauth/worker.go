@@ -44,6 +44,7 @@ type workerCommand struct {
 	stormSettings
 	chatSettings
 	webhookSettings
+	outboundSettings
 	metricsSettings
 	logSettings
 	TemporalUIURL string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
@@ -55,14 +56,18 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	logger := c.logger(s.err)
-	keys, err := secrets.Load(c.Keyset)
+	keys, err := c.keys()
 	if err != nil {
-		return malformed("REAUTH_KEYSET", err)
+		return err
 	}
 	mail, err := notify.NewSMTP(c.SMTPURL)
 	if err != nil {
 		return malformed("SMTP_URL", err)
 	}
+	if err := c.checkTargets(ctx); err != nil {
+		return err
+	}
+	mail = mail.Through(c.guard())
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
 		return err
@@ -92,6 +97,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	}
 	defer database.Close()
 	database.PublishEvents(c.WebhookURL != "")
+	defer holdKeys(ctx, database, keys, "worker", logger)()
 	err = patiently(ctx, logger, "the database's tables", func(attempt context.Context) error {
 		return database.InitMail(attempt, reauth.MailMode(c.FirstMail), "the setting REAUTH_MAIL")
 	})
@@ -100,7 +106,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	}
 	var operators chat.Poster
 	if c.Chat != "" {
-		if operators, err = chat.New(c.Chat); err != nil {
+		if operators, err = chat.New(c.Chat, c.guard()); err != nil {
 			return malformed("REAUTH_CHAT", err)
 		}
 	}
@@ -128,6 +134,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 		WebhookURL:    c.WebhookURL,
 		WebhookSecret: c.WebhookSecret,
 		Chat:          c.Chat,
+		Outbound:      c.guard(),
 		TemporalUIURL: c.TemporalUIURL,
 		Namespace:     options.Namespace,
 		Logger:        logger,

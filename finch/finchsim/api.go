@@ -70,6 +70,11 @@ var endpoints = map[string]func(*Sim, *apiCall) answer{
 	"GET /providers":                        (*Sim).providers,
 	"POST /sandbox/connections":             (*Sim).sandboxConnection,
 	"PUT /sandbox/connections/accounts":     (*Sim).sandboxAccount,
+	"POST /jobs/automated":                  (*Sim).startJob,
+	"GET /jobs/automated/{job_id}":          (*Sim).readJob,
+	"POST /sandbox/jobs":                    (*Sim).startJob,
+	"GET /sandbox/jobs/configuration":       (*Sim).readJobConfiguration,
+	"PUT /sandbox/jobs/configuration":       (*Sim).configureJobs,
 }
 
 // Endpoints lists the endpoints that latencies, faults and counters name.

@@ -277,7 +277,20 @@ func setDefault(field *string, value string) {
 	}
 }
 
+// setStatus marks a connection and sends the event.
 func (s *Sim) setStatus(c *Connection, status string, entityIDs ...string) {
+	s.mark(c, status, entityIDs...)
+	if len(entityIDs) == 0 || len(c.Entities) == 1 {
+		s.notify(c, "", status)
+		return
+	}
+	for _, id := range entityIDs {
+		s.notify(c, id, status)
+	}
+}
+
+// mark sets the status of a connection, or of some of its entities.
+func (s *Sim) mark(c *Connection, status string, entityIDs ...string) {
 	for i := range c.Entities {
 		if len(entityIDs) == 0 || slices.Contains(entityIDs, c.Entities[i].ID) {
 			c.Entities[i].Status = status
@@ -290,13 +303,6 @@ func (s *Sim) setStatus(c *Connection, status string, entityIDs ...string) {
 	}
 	if status == finch.StatusConnected {
 		c.LastSync = s.now()
-	}
-	if len(entityIDs) == 0 || len(c.Entities) == 1 {
-		s.notify(c, "", status)
-		return
-	}
-	for _, id := range entityIDs {
-		s.notify(c, id, status)
 	}
 }
 

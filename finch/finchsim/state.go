@@ -20,6 +20,7 @@ type state struct {
 	Tokens      map[string]*token      `json:"tokens"` // by access token
 	Sessions    map[string]*Session    `json:"sessions"`
 	Codes       map[string]*code       `json:"codes"` // by code
+	Jobs        map[string]*job        `json:"jobs"`  // by their ID
 	Events      []*event               `json:"events"`
 	Knobs       Knobs                  `json:"knobs"`
 	Counters    Counters               `json:"counters"`
@@ -44,6 +45,9 @@ type Connection struct {
 	// Processing is how many more introspections say that the connection is
 	// not ready yet.
 	Processing int `json:"processing,omitempty"`
+	// SyncEnds is the status with which its next jobs end; if empty, its own
+	// status says.
+	SyncEnds string `json:"sync_ends,omitempty"`
 	// Order tells which connection is newer.
 	Order int `json:"order"`
 }
@@ -92,6 +96,7 @@ func loadState(file string, knobs Knobs) (state, error) {
 		Tokens:      map[string]*token{},
 		Sessions:    map[string]*Session{},
 		Codes:       map[string]*code{},
+		Jobs:        map[string]*job{},
 		Knobs:       knobs,
 		Counters:    Counters{Calls: map[string]int{}, Exchanges: map[string]int{}},
 	}
