@@ -34,8 +34,9 @@ type counter struct {
 	now     time.Time
 	reports []reauth.Input
 	heard   func(reauth.Input) error
-	// seen counts questions by their priority.
-	seen map[finch.Priority]int
+	// seen counts questions by their priority, order says about which tokens.
+	seen  map[finch.Priority]int
+	order []string
 }
 
 func newCounter(t *testing.T) *counter {
@@ -67,6 +68,7 @@ type counting struct {
 func (c counting) Inspect(ctx context.Context, access activities.Access) (activities.Inspection, error) {
 	c.r.mu.Lock()
 	c.r.seen[finch.PriorityOf(ctx)]++
+	c.r.order = append(c.r.order, reauth.Fingerprint(access.Token.Reveal()))
 	c.r.mu.Unlock()
 	return c.Provider.Inspect(ctx, access)
 }
@@ -249,6 +251,7 @@ func TestRegistrarPausesWithTheProvider(t *testing.T) {
 	took := r.steps(t, r.registrar(60))
 	assert.GreaterOrEqual(t, took, 4*time.Minute)
 	assert.Equal(t, 7, r.asked())
+	assert.Equal(t, []string{r.order[0], r.order[0]}, r.order[1:3], "whoever waits for room keeps the place in the line")
 	p, err := r.ImportByID(t.Context(), "one")
 	require.NoError(t, err)
 	assert.Equal(t, int64(5), p.Adopted)
