@@ -53,6 +53,15 @@ type Steerer interface {
 	ReleaseNotices(ctx context.Context, connectionID string, m reauth.NoticesReleased) error
 }
 
+// Finds tells of what a sweep finds.
+type Finds interface {
+	// ReportFound opens a case, or joins the one that is open.
+	ReportFound(ctx context.Context, in reauth.Input) error
+	// AccessBack tells an open case that access is back, or that the connection
+	// is gone; it looks for itself. That none is open is no error.
+	AccessBack(ctx context.Context, connectionID string) error
+}
+
 // Settings are the choices of whoever runs the project.
 type Settings struct {
 	// PublicURL is where customers reach the pages; links in mails begin with it.
@@ -98,12 +107,15 @@ type Activities struct {
 	Storms    StormWatcher // nil: nobody watches, and a storm ends when its time is over
 	Steer     Steerer      // nil: nothing can be asked of many cases, and those that wait for mail find out by themselves
 	Chat      chat.Poster  // nil: the operators' chat hears of no change of whether mail goes out
+	Finds     Finds        // of sweeps, which need it
 	Settings  Settings
 	Logger    *slog.Logger
 	Now       func() time.Time
 	// Hasten turns a moment of the machine's clock into one of Now's, where
 	// that one runs faster; nil where the two are the same.
 	Hasten func(time.Time) time.Time
+	// Sleep waits, for tests with a clock of their own; nil is the real one.
+	Sleep func(ctx context.Context, d time.Duration) error
 }
 
 // How long each step waits; docs/architecture.md says why.
@@ -142,10 +154,19 @@ func wordsOf(err error) string {
 	return err.Error()
 }
 
-// access opens the stored token of a connection. ok is false if there is none.
+// access opens the stored token of a connection, or makes an imported one its
+// stored one first. ok is false if there is none.
 func (a *Activities) access(ctx context.Context, connectionID string) (access Access, generation int64, ok bool, err error) {
 	access.ConnectionID = connectionID
 	token, err := a.DB.CurrentToken(ctx, connectionID)
+	if errors.Is(err, db.ErrNotFound) {
+		var adopted bool
+		if adopted, err = a.AdoptImported(ctx, connectionID); err == nil && adopted {
+			token, err = a.DB.CurrentToken(ctx, connectionID)
+		} else if err == nil {
+			err = db.ErrNotFound
+		}
+	}
 	if errors.Is(err, db.ErrNotFound) {
 		return access, 0, false, nil
 	}

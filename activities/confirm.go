@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -13,6 +14,7 @@ import (
 // case's first Connect session if it is. It also turns away reports that must
 // open no case, for starts that did not come through our own doors.
 func (a *Activities) Confirm(ctx context.Context, in ConfirmInput) (Confirmed, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityConfirm)
 	defer startPulse(ctx).end()
 	report := in.Case.Report
 	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)

@@ -67,6 +67,23 @@ type Store interface {
 	CurrentToken(ctx context.Context, connectionID string) (db.Token, error)
 	TokenByFingerprint(ctx context.Context, connectionID, fingerprint string) (t db.Token, current bool, err error)
 
+	// Tokens that imports handed in.
+	StagedOf(ctx context.Context, connectionID string, at time.Time) ([]db.StagedToken, error)
+	AdoptStaged(ctx context.Context, a db.StagedAdoption) (db.Adopted, error)
+	SettleStaged(ctx context.Context, v db.StagedVerdict) error
+	PostponeStaged(ctx context.Context, fingerprint string, due time.Time, detail string, counted bool) error
+
+	// Connections that are checked in turn.
+	TakeCheck(ctx context.Context, application string, before time.Time, hold time.Duration) (c db.Check, taken bool, err error)
+	TakeCheckOf(ctx context.Context, connectionID string, hold time.Duration) (c db.Check, taken bool, err error)
+	EndCheck(ctx context.Context, c db.Check, at time.Time) error
+	PutOffCheck(ctx context.Context, c db.Check, by time.Duration) error
+	SweepLag(ctx context.Context, overdueBefore, dueBefore time.Time) (reauth.SweepLag, error)
+	SeenWorking(ctx context.Context, connectionID string, at time.Time) (marked bool, err error)
+	SetConnectionStatus(ctx context.Context, id string, status reauth.ConnectionStatus, at time.Time) error
+	OpenCaseOf(ctx context.Context, connectionID string) (db.Case, error)
+	HoldRestored(ctx context.Context, caseID string, until time.Time) error
+
 	// Storms.
 	MayStorm(ctx context.Context, provider reauth.Provider, count int) (may bool, err error)
 	Brake(ctx context.Context, caseID string, rule db.StormRule, at time.Time) (storm db.Storm, held bool, err error)

@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -92,6 +93,7 @@ func (a *Activities) storm(ctx context.Context, id string) (reauth.Storm, error)
 // CheckStorm asks the provider about some of the connections that a storm
 // holds. What it leaves unanswered is not back.
 func (a *Activities) CheckStorm(ctx context.Context, in StormCheck) (StormChecked, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityLook)
 	defer startPulse(ctx).end()
 	sample, err := a.DB.SampleHeld(ctx, in.StormID, in.Round, askOfStorm)
 	if err != nil {

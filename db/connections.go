@@ -178,8 +178,8 @@ func (d *DB) Connections(ctx context.Context, status reauth.ConnectionStatus, af
 	return list, next, err
 }
 
-// RemoveConnection forgets a connection: its tokens and the suppression of
-// reports are deleted, its contacts blanked, its links revoked. Its cases and
+// RemoveConnection forgets a connection: its tokens, those that an import has
+// handed in too, and the suppression of reports are deleted, its contacts blanked, its links revoked. Its cases and
 // its row stay, and so does every token that is in quarantine or was minted but
 // not adopted. It reports false when the connection was removed before.
 // ErrNotFound when nobody registered it.
@@ -192,7 +192,7 @@ func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err
 		}
 		removed = true
 		for _, statement := range []string{
-			`UPDATE connections SET status = 'removed', generation = NULL, seen_connected_at = NULL, updated_at = $2 WHERE connection_id = $1`,
+			`UPDATE connections SET status = 'removed', generation = NULL, seen_connected_at = NULL, checked_at = NULL, checking_until = NULL, updated_at = $2 WHERE connection_id = $1`,
 			`UPDATE links SET revoked_at = $2 WHERE connection_id = $1 AND revoked_at IS NULL`,
 			`UPDATE contacts SET email = '', email_key = '', name = '', removed_at = coalesce(removed_at, $2), address_hash = NULL WHERE connection_id = $1`,
 		} {
@@ -204,6 +204,7 @@ func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err
 			`DELETE FROM minted m USING tokens t WHERE t.connection_id = $1 AND m.fingerprint = t.fingerprint`,
 			`DELETE FROM tokens WHERE connection_id = $1`,
 			`DELETE FROM suppressions WHERE connection_id = $1`,
+			`DELETE FROM staged_tokens WHERE connection_id = $1`,
 		} {
 			if err := exec(ctx, tx, statement, id); err != nil {
 				return err
@@ -235,10 +236,12 @@ func (d *DB) SetConnectionStatus(ctx context.Context, id string, status reauth.C
 }
 
 // setStatus changes the status of a locked connection that was not removed.
+// Whoever sets it has just heard how the connection does, so no check is due.
 func setStatus(ctx context.Context, tx *sqlx.Tx, id string, status reauth.ConnectionStatus, at time.Time) error {
 	return exec(ctx, tx, `
 UPDATE connections
    SET status = $2, updated_at = greatest(updated_at, $3),
-       seen_connected_at = CASE WHEN $2 = 'connected' THEN greatest(seen_connected_at, $3) ELSE seen_connected_at END
+       seen_connected_at = CASE WHEN $2 = 'connected' THEN greatest(seen_connected_at, $3) ELSE seen_connected_at END,
+       checked_at = greatest(checked_at, $3)
  WHERE connection_id = $1`, id, status, at)
 }

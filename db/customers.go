@@ -46,10 +46,16 @@ func (d *DB) CustomerConnections(ctx context.Context, of Customer) (list []reaut
 }
 
 // ConnectionOfToken returns the connection whose token it is or was, by the
-// token's reauth.Fingerprint. ErrNotFound when it is nobody's that is stored.
+// token's reauth.Fingerprint; of one that an import handed in and that nobody has
+// been asked about, what the import says. ErrNotFound when it is nobody's that is
+// stored.
 func (d *DB) ConnectionOfToken(ctx context.Context, fingerprint string) (connectionID string, err error) {
 	err = d.read(ctx, "look up whose a token is", func(ctx context.Context) error {
-		return d.sqlx.GetContext(ctx, &connectionID, `SELECT connection_id FROM tokens WHERE fingerprint = $1`, fingerprint)
+		return d.sqlx.GetContext(ctx, &connectionID, `
+SELECT connection_id FROM tokens WHERE fingerprint = $1
+UNION ALL
+SELECT connection_id FROM staged_tokens WHERE fingerprint = $1 AND state IN ('waiting', 'stale') AND connection_id IS NOT NULL
+ LIMIT 1`, fingerprint)
 	})
 	return connectionID, err
 }

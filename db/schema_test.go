@@ -30,6 +30,12 @@ func TestWrongRowsAreImpossible(t *testing.T) {
 	_, _, _, err = s.BeginNotice(s.ctx, notice("k2", "first", db.RecipientOperator))
 	require.NoError(t, err)
 
+	_, err = s.BeginImport(s.ctx, "i1", true)
+	require.NoError(t, err)
+	_, err = s.raw.Exec(`INSERT INTO staged_tokens (fingerprint, import_id, line, connection_id, sealed, minted_at, state, due_at)
+VALUES ('ffffffffffffffffffffffffffffffff', 'i1', 1, 'c1', 'x', now(), 'waiting', now())`)
+	require.NoError(t, err)
+
 	const fp = `'0123456789abcdef0123456789abcdef'`
 	for name, test := range map[string]struct{ statement, constraint string }{
 		"two open cases":                 {`INSERT INTO cases (case_id, connection_id, provider, application, source, phase, opened_at) VALUES ('k4', 'c1', 'finch', 'default', 'sweep', 'confirming', now())`, "cases_one_open_per_connection"},
@@ -67,6 +73,14 @@ func TestWrongRowsAreImpossible(t *testing.T) {
 		"a released code that is kept":   {`INSERT INTO held_codes (hash, sealed, held_at, released_at) VALUES (` + fp + `, 'x', now(), now())`, "held_codes_erased_iff_released"},
 		"an API key in plain text":       {`INSERT INTO api_keys (name, hash, created_at) VALUES ('x', 'the key', now())`, "api_keys_hash_length"},
 		"both delivered and given up":    {`INSERT INTO outbox (event_id, type, payload, created_at, due_at, delivered_at, abandoned_at) VALUES ('1', 'x', '{}', now(), now(), now(), now())`, "outbox_one_end"},
+		"a staged token in plain text":   {`INSERT INTO staged_tokens (fingerprint, import_id, line, sealed, minted_at, state, due_at) VALUES ('the token', 'i1', 1, 'x', now(), 'waiting', now())`, "staged_fingerprint_form"},
+		"a rejected token that is kept":  {`UPDATE staged_tokens SET state = 'rejected'`, "staged_erased_iff_settled"},
+		"a waiting token that is erased": {`UPDATE staged_tokens SET sealed = NULL`, "staged_erased_iff_settled"},
+		"adopted as no generation":       {`UPDATE staged_tokens SET state = 'adopted', sealed = NULL`, "staged_generation_iff_adopted"},
+		"a staged token of nobody":       {`UPDATE staged_tokens SET connection_id = 'c9'`, "staged_tokens_connection_id_fkey"},
+		"a staged token of no import":    {`UPDATE staged_tokens SET import_id = 'i9'`, "staged_tokens_import_id_fkey"},
+		"an import of no known content":  {`UPDATE imports SET lines_done = 5`, "imports_content_iff_begun"},
+		"a rejected row without a why":   {`INSERT INTO import_rejects (import_id, line, problem) VALUES ('i1', 1, '')`, "import_rejects_problem_set"},
 		"a suppression without an end":   {`UPDATE suppressions SET until = began_at - interval '1 s'`, "suppressions_end_after_begin"},
 		"a suppression that is no alarm": {`UPDATE suppressions SET outcome = 'false_alarm'`, "suppressions_false_alarms_counted"},
 		"a connection that vanishes":     {`DELETE FROM connections WHERE connection_id = 'c1'`, "fkey"},

@@ -28,6 +28,7 @@ func SealedColumns() []SealedColumn {
 		{Table: "tokens", Column: "sealed", Key: []string{"connection_id", "generation"}, Bound: "token", BoundFields: []string{"connection_id", "generation"}},
 		{Table: "minted", Column: "sealed", Key: []string{"code_hash", "fingerprint"}, Bound: "minted", BoundFields: []string{"connection_id"}},
 		{Table: "quarantined_tokens", Column: "sealed", Key: []string{"fingerprint"}, Bound: "minted", BoundFields: []string{"connection_id"}},
+		{Table: "staged_tokens", Column: "sealed", Key: []string{"fingerprint"}, Bound: "staged", BoundFields: []string{"import_id", "fingerprint"}},
 		{Table: "held_codes", Column: "sealed", Key: []string{"hash"}, Bound: "code", BoundFields: []string{"hash", "connection_id"}},
 	}
 }

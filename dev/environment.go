@@ -398,7 +398,7 @@ func (e *Environment) finch() Part {
 
 // service are the settings that the worker and the HTTP service share.
 func (e *Environment) service() map[string]string {
-	return map[string]string{
+	settings := map[string]string{
 		"DATABASE_URL":           e.ready.DatabaseURL,
 		"TEMPORAL_ADDRESS":       e.ready.TemporalAddress,
 		"TEMPORAL_NAMESPACE":     e.ready.TemporalNamespace,
@@ -407,6 +407,12 @@ func (e *Environment) service() map[string]string {
 		"REAUTH_TEMPORAL_UI_URL": e.ready.TemporalUIURL,
 		"FINCH_BASE_URL":         e.ready.FinchURL,
 	}
+	if e.options.Finch == nil {
+		// The simulated Finch takes any number of calls, unless a knob says
+		// otherwise, and with --speed a minute's calls come within moments.
+		e.unlessSet(settings, "REAUTH_FINCH_LIMIT", "off")
+	}
+	return settings
 }
 
 func (e *Environment) worker() Part {

@@ -61,6 +61,11 @@ func (s *store) CurrentToken(context.Context, string) (db.Token, error) {
 	return db.Token{}, db.ErrNotFound
 }
 
+// StagedOf has none either.
+func (s *store) StagedOf(context.Context, string, time.Time) ([]db.StagedToken, error) {
+	return nil, nil
+}
+
 func (s *store) LastClick(context.Context, string) (*time.Time, error) { return nil, nil }
 
 func (s *store) EnsureLink(_ context.Context, _, _ string, keyID uint32, _ func(uint32, int) ([]byte, error)) (int, uint32, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 )
 
 // findTimeout bounds how long the provider may take to name a connection.
@@ -123,9 +124,9 @@ func (b AnyReportBody) check() error {
 				return fieldProblem("body."+field.name, "goes with customer_id alone; leave it out")
 			}
 		}
-	case !printable(b.CustomerID):
+	case !register.Printable(b.CustomerID):
 		return fieldProblem("body.customer_id", "must be one line of printable text")
-	case !printable(b.CustomerName):
+	case !register.Printable(b.CustomerName):
 		return fieldProblem("body.customer_name", "must be one line of printable text")
 	case b.AskProvider && strings.TrimSpace(b.CustomerName) == "":
 		return fieldProblem("body.customer_name", "is missing; the provider wants the customer's name when it is asked for the connection")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 )
 
 // BulkFilterBody chooses open cases. All that it names must fit.
@@ -119,7 +120,7 @@ func (s *server) bulk(ctx context.Context, action reauth.BulkAction, body BulkBo
 		return nil, fieldProblem("body", `must choose cases by provider, application, system or phase, or ask for every open one with {"all": true}`)
 	case !none && body.All:
 		return nil, fieldProblem("body.all", "must be absent where provider, application, system or phase choose cases")
-	case !printable(body.Reason):
+	case !register.Printable(body.Reason):
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
 	b := db.Bulk{

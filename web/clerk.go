@@ -177,7 +177,9 @@ func (c *clerk) work(ctx context.Context, line db.WebhookLine) {
 		events = events[len(run):]
 		e := run[len(run)-1]
 		d, err := c.obey(ctx, e)
-		if err != nil {
+		if err == nil {
+			c.succeeded()
+		} else {
 			if ctx.Err() != nil {
 				seen = 0
 				break // stopped amid it: it is acted upon anew
@@ -338,9 +340,6 @@ func (c *clerk) obey(ctx context.Context, w db.Webhook) (deed, error) {
 		d, err = c.obeyDisconnected(ctx, connection)
 	default:
 		return ignored(ignoredType), nil
-	}
-	if err == nil {
-		c.succeeded()
 	}
 	return d, err
 }

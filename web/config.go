@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +15,9 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/imports"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 )
@@ -49,6 +50,13 @@ type Config struct {
 	Starter Starter
 	// Introspect asks the provider what a token is worth.
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
+	// AdoptImported asks the provider about the tokens that imports have handed
+	// in as a connection's, and stores the one that works; adopted says that
+	// there is one. Optional: without it, they wait for the background.
+	AdoptImported func(ctx context.Context, connectionID string) (adopted bool, err error)
+	// ImportPace is how many imported tokens are asked about in a minute;
+	// imports.DefaultPace if 0.
+	ImportPace int
 	// Job asks the provider what became of a job of a token's connection.
 	// Without it, events about jobs are kept and ignored.
 	Job func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error)
@@ -154,6 +162,9 @@ func (c *Config) check() error {
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
 	}
+	if c.ImportPace == 0 {
+		c.ImportPace = imports.DefaultPace
+	}
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
 	}
@@ -172,20 +183,10 @@ func (c *Config) check() error {
 // checkCampaign refuses the name of a campaign that does not exist; an empty
 // one leaves the choice to us. The error is a problem.
 func (c *Config) checkCampaign(name string) error {
-	const field = "body.campaign"
-	if name == "" {
-		return nil
+	if err := register.CheckCampaign(name, c.Campaigns); err != nil {
+		return fieldProblem("body.campaign", err.Error())
 	}
-	if err := reauth.CheckCampaignName(name); err != nil {
-		return fieldProblem(field, err.Error())
-	}
-	if c.Campaigns == nil || slices.Contains(c.Campaigns, name) {
-		return nil
-	}
-	if len(c.Campaigns) == 0 {
-		return fieldProblem(field, "is not a campaign here, where there is none; leave it out")
-	}
-	return fieldProblem(field, "is not a campaign here; known are "+strings.Join(c.Campaigns, ", "))
+	return nil
 }
 
 // secure tells whether browsers reach this service over TLS.

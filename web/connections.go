@@ -6,7 +6,6 @@ import (
 	"errors"
 	"maps"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -82,27 +81,15 @@ func (b ConnectionBody) connection(ctx context.Context, id string) (reauth.Conne
 	if err != nil {
 		return reauth.Connection{}, err
 	}
-	people, err := contacts(b.Contacts)
-	if err != nil {
-		return reauth.Connection{}, err
+	people := make([]reauth.Contact, len(b.Contacts))
+	for i, contact := range b.Contacts {
+		people[i] = contact.contact()
 	}
-	if !printable(b.CustomerName) {
-		return reauth.Connection{}, fieldProblem("body.customer_name", "must be one line of printable text")
-	}
-	if !printable(b.CustomerID) {
-		return reauth.Connection{}, fieldProblem("body.customer_id", "must be one line of printable text")
-	}
-	if !printable(b.System) {
-		return reauth.Connection{}, fieldProblem("body.system", "must be one line of printable text")
-	}
-	products := slices.Clone(b.Products)
-	slices.Sort(products)
-	return reauth.Connection{
-		ConnectionID: id, Provider: reauth.Provider(cmp.Or(b.Provider, string(reauth.Finch))),
-		Application: application,
-		CustomerID:  b.CustomerID, CustomerName: strings.TrimSpace(b.CustomerName), System: strings.TrimSpace(b.System),
-		Campaign: b.Campaign, Contacts: people, Products: slices.Compact(products),
-	}, nil
+	return registered(reauth.Connection{
+		ConnectionID: id, Provider: reauth.Provider(b.Provider), Application: application,
+		CustomerID: b.CustomerID, CustomerName: b.CustomerName, System: b.System,
+		Campaign: b.Campaign, Contacts: people, Products: b.Products,
+	})
 }
 
 func (s *server) putConnection(ctx context.Context, in *putConnectionInput) (*connectionOutput, error) {

@@ -135,7 +135,9 @@ func describe(api *huma.OpenAPI, base, method, path string, op *huma.Operation) 
 		}
 	}
 	curl := "curl -X " + method + " " + base + path + " \\\n  -H \"Authorization: Bearer $REAUTH_API_KEY\""
-	if op.RequestBody != nil {
+	if op.RequestBody != nil && op.RequestBody.Content["application/json"] == nil { // a file
+		curl += " \\\n  --data-binary @FILE"
+	} else if op.RequestBody != nil {
 		schema := op.RequestBody.Content["application/json"].Schema
 		call.Body = fieldsOf(api, schema, "")
 		if example, err := json.MarshalIndent(exampleOf(api, schema), "  ", "  "); err == nil {

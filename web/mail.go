@@ -10,6 +10,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 )
 
 const (
@@ -81,7 +82,7 @@ func (s *server) setMail(ctx context.Context, in *mailInput) (*struct{ Body Mail
 	if in.Body.Mode == nil && in.Body.RampPerHour == nil {
 		return nil, fieldProblem("body", `must say what to change: mode, as {"mode": "stopped"}, or ramp_per_hour, or both`)
 	}
-	if !printable(in.Body.Reason) {
+	if !register.Printable(in.Body.Reason) {
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
 	setting := db.MailSetting{Ramp: in.Body.RampPerHour, By: cmp.Or(actor(ctx), "an operator"), Reason: in.Body.Reason, At: s.Now()}

@@ -102,7 +102,7 @@ func newFixture(t testing.TB, change ...func(*Config)) *fixture {
 func (f *fixture) again(t testing.TB, change ...func(*Config)) *fixture {
 	t.Helper()
 	next := &fixture{t: t, url: f.url, proxy: f.proxy, db: f.db}
-	next.sql(`TRUNCATE connections, api_keys, webhooks, webhook_lines, budgets, codes, held_codes, minted, quarantined_tokens, outbox, unreachable, storms CASCADE`)
+	next.sql(`TRUNCATE connections, api_keys, webhooks, webhook_lines, budgets, codes, held_codes, minted, quarantined_tokens, outbox, unreachable, storms, imports CASCADE`)
 	next.start(change...)
 	return next
 }

@@ -26,6 +26,9 @@ func boundsOf(r *http.Request) (largest int64, working time.Duration) {
 	if strings.HasPrefix(r.URL.Path, "/codec/") {
 		return 0, maxWorking // it has its own, larger bound
 	}
+	if r.URL.Path == importPath {
+		return maxImport, importAtMost
+	}
 	return maxBody, maxWorking
 }
 

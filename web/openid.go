@@ -15,6 +15,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+
+	"github.com/finch-reauth/reauth/register"
 )
 
 // OpenID is the company's identity provider, by OpenID Connect: the authorization
@@ -209,7 +211,7 @@ func (c claims) allowed(entries []string) bool {
 // name is what timelines call a person: never an address.
 func (c claims) name() string {
 	for _, name := range []string{c.Name, c.PreferredUsername} {
-		if name = strings.TrimSpace(name); name != "" && len(name) <= 100 && printable(name) && !strings.Contains(name, "@") {
+		if name = strings.TrimSpace(name); name != "" && len(name) <= 100 && register.Printable(name) && !strings.Contains(name, "@") {
 			return name
 		}
 	}

@@ -70,6 +70,7 @@ func New(c Config) (*Service, error) {
 
 func (s *server) routes(api huma.API) {
 	s.connectionRoutes(api)
+	s.importRoutes(api)
 	s.reportRoutes(api)
 	s.anyReportRoutes(api)
 	s.caseRoutes(api)

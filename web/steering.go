@@ -10,6 +10,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/starter"
 )
 
@@ -118,7 +119,7 @@ func (s *server) steer(ctx context.Context, id string, tell func(context.Context
 }
 
 func (s *server) cancel(ctx context.Context, in *cancelInput) (*steerOutput, error) {
-	if !printable(in.Body.Reason) {
+	if !register.Printable(in.Body.Reason) {
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
 	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error {
@@ -127,7 +128,7 @@ func (s *server) cancel(ctx context.Context, in *cancelInput) (*steerOutput, err
 }
 
 func (s *server) stopNotices(ctx context.Context, in *stopInput) (*steerOutput, error) {
-	if !printable(in.Body.Reason) {
+	if !register.Printable(in.Body.Reason) {
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
 	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error {

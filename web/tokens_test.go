@@ -62,7 +62,7 @@ func waitingFor(t *testing.T, w *waits, n int) {
 	}, waitLimit, tick)
 }
 
-func TestAThousandWaitForTheirTokens(t *testing.T) {
+func TestManyWaitForTheirTokens(t *testing.T) {
 	f := newFixture(t)
 	f.register(connID)
 	f.register("never")

@@ -47,6 +47,12 @@ type Config struct {
 	// TemporalUIURL and Namespace make the links in its messages.
 	Chat                     string
 	TemporalUIURL, Namespace string
+	// ImportPace is how many imported tokens are asked about in a minute, by all
+	// workers together; imports.DefaultPace if 0.
+	ImportPace int
+	// Report opens a case for a stale connection that an import has brought to
+	// light; through Temporal if nil.
+	Report func(ctx context.Context, in reauth.Input) error
 	// Outbound says where webhooks and the chat's messages may go besides public
 	// addresses.
 	Outbound outbound.Guard
@@ -82,6 +88,7 @@ func RegisterWorkflows(r WorkflowRegistry) {
 	r.RegisterWorkflowWithOptions(workflows.StormWorkflow, workflow.RegisterOptions{Name: reauth.StormWorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.MailWorkflow, workflow.RegisterOptions{Name: reauth.MailWorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.BulkWorkflow, workflow.RegisterOptions{Name: reauth.BulkWorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.SweepWorkflow, workflow.RegisterOptions{Name: reauth.SweepWorkflowType})
 }
 
 // Run works until ctx ends, and lets activities finish then.
@@ -126,6 +133,13 @@ func Run(ctx context.Context, c Config) error {
 			return err
 		}
 		beside.Go(func() { herald.run(ctx) })
+	}
+	if c.Report == nil {
+		c.Report = starter.New(c.Temporal, starter.WithTaskQueue(c.TaskQueue)).Reporter()
+	}
+	if c.DB != nil {
+		registrar := newRegistrar(c.DB, c.Activities, c.Report, c.ImportPace, c.Logger)
+		beside.Go(func() { registrar.run(ctx) })
 	}
 	c.Logger.InfoContext(ctx, "The worker is at work", "task_queue", c.TaskQueue)
 	<-ctx.Done()

@@ -98,7 +98,7 @@ func loadState(file string, knobs Knobs) (state, error) {
 		Codes:       map[string]*code{},
 		Jobs:        map[string]*job{},
 		Knobs:       knobs,
-		Counters:    Counters{Calls: map[string]int{}, Exchanges: map[string]int{}},
+		Counters:    Counters{Calls: map[string]int{}, Limited: map[string]int{}, Exchanges: map[string]int{}},
 	}
 	if file == "" {
 		return st, nil
@@ -114,6 +114,9 @@ func loadState(file string, knobs Knobs) (state, error) {
 	st.Knobs = Knobs{}
 	if err := json.Unmarshal(text, &st); err != nil {
 		return state{}, fmt.Errorf("%s is damaged; remove it to begin anew: %w", file, err)
+	}
+	if st.Counters.Limited == nil { // the file is from before there were limits
+		st.Counters.Limited = map[string]int{}
 	}
 	if st.Version != stateVersion {
 		return state{}, fmt.Errorf("%s has version %d, but %d is wanted; remove it to begin anew", file, st.Version, stateVersion)
