@@ -1,6 +1,7 @@
 package reauth
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -78,7 +79,7 @@ func ParseRetention(text string) (keep Retention, on bool, err error) {
 			return nil, false, fmt.Errorf("each part must be KIND=TIME; the kinds are %s", kindNames())
 		}
 		if _, twice := keep[name]; twice {
-			return nil, false, fmt.Errorf("%s is there twice", name)
+			return nil, false, errors.New("a kind is there twice")
 		}
 		keep[name] = value
 	}
