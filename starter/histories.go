@@ -85,17 +85,18 @@ func (s *Starter) CountHistories(ctx context.Context, h Histories) (n int, err e
 	if err := h.check(); err != nil {
 		return 0, fmt.Errorf("count histories: %w: %w", ErrRefused, err)
 	}
+	closed := map[string]bool{} // by run ID: one may be visited twice
 	err = s.eachRun(ctx, h, func(run *commonpb.WorkflowExecution) error {
 		found, open, err := s.describe(ctx, run)
 		if found != nil && !open {
-			n++
+			closed[found.GetRunId()] = true
 		}
 		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("count histories: %w", err)
 	}
-	return n, nil
+	return len(closed), nil
 }
 
 // DeleteHistories deletes the closed runs at Temporal, with all that their

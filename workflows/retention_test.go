@@ -23,7 +23,9 @@ func retentionRun(in reauth.RetentionInput, batch func(activities.RetentionBatch
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetStartTime(sweepBegan)
 	env.RegisterWorkflowWithOptions(workflows.RetentionWorkflow, workflow.RegisterOptions{Name: reauth.RetentionWorkflowType})
-	env.RegisterActivityWithOptions(func(_ context.Context, in activities.RetentionBatch) (activities.RetiredBatch, error) { return batch(in) },
+	env.RegisterActivityWithOptions(func(_ context.Context, in activities.RetentionBatch) (activities.RetiredBatch, error) {
+		return batch(in)
+	},
 		activity.RegisterOptions{Name: "RetentionBatch"})
 	env.ExecuteWorkflow(reauth.RetentionWorkflowType, in)
 	return env
