@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -100,7 +99,7 @@ func (a *Activities) RetentionBatch(ctx context.Context, in RetentionBatch) (Ret
 		a.Logger.ErrorContext(ctx, "Some of what is old could not be deleted", "error", err)
 	}
 	attrs := []any{}
-	for _, table := range slices.Sorted(maps.Keys(out.Deleted)) {
+	for _, table := range out.Deleted.Tables() {
 		attrs = append(attrs, slog.Int(table, out.Deleted[table]))
 	}
 	a.Logger.InfoContext(ctx, "What has been kept for long enough was deleted", attrs...)

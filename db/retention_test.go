@@ -2,6 +2,7 @@ package db_test
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -209,5 +210,24 @@ func TestEveryTableHasARetention(t *testing.T) {
 		_, stay := stays[table]
 		assert.True(t, stay || slices.Contains(known, table) || slices.Contains(withCases, table),
 			"%s grows for ever: it belongs into db.RetainedRows, or among those that stay and why", table)
+	}
+}
+
+// What is stored is written down, for everybody who has to know.
+func TestEveryTableIsInThePrivacyPage(t *testing.T) {
+	s := newStore(t)
+	page, err := os.ReadFile("../docs/privacy.md")
+	require.NoError(t, err)
+	var tables []string
+	require.NoError(t, s.raw.Select(&tables, `SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'`))
+	for _, table := range tables {
+		assert.Contains(t, string(page), "`"+table+"`", "docs/privacy.md says nothing of it")
+	}
+	for _, kind := range reauth.RetainedKinds() {
+		kept := ", kept for good"
+		if kind.Default > 0 {
+			kept = fmt.Sprintf(" %dd", int(kind.Default.Hours()/24))
+		}
+		assert.Contains(t, string(page), "`"+kind.Name+"`"+kept, "how long it is kept by default")
 	}
 }

@@ -91,15 +91,17 @@ func ParseRetention(text string) (keep Retention, on bool, err error) {
 
 // Check says what is wrong, if anything.
 func (r Retention) Check() error {
-	kinds := RetainedKinds()
-	for _, name := range slices.Sorted(maps.Keys(r)) {
-		at := slices.IndexFunc(kinds, func(k RetainedKind) bool { return k.Name == name })
-		if at < 0 {
-			return fmt.Errorf("there is no such kind; the kinds are %s", kindNames())
+	known := 0
+	for _, kind := range RetainedKinds() {
+		if _, given := r[kind.Name]; given {
+			known++
 		}
-		if _, err := r.of(kinds[at]); err != nil {
+		if _, err := r.of(kind); err != nil {
 			return err
 		}
+	}
+	if known < len(r) {
+		return fmt.Errorf("there is no such kind; the kinds are %s", kindNames())
 	}
 	return nil
 }
@@ -165,17 +167,24 @@ type RetentionInput struct {
 // Deleted counts what was deleted, or blanked, by table.
 type Deleted map[string]int
 
-// Add adds other counts.
+// Add adds other counts. In whatever order it does, the sum is the same.
+//
+//workflowcheck:ignore
 func (d Deleted) Add(o Deleted) {
 	for table, n := range o {
 		d[table] += n
 	}
 }
 
+// Tables lists the tables, in order.
+//
+//workflowcheck:ignore
+func (d Deleted) Tables() []string { return slices.Sorted(maps.Keys(d)) }
+
 // Words says the counts in words.
 func (d Deleted) Words() string {
 	var parts []string
-	for _, table := range slices.Sorted(maps.Keys(d)) {
+	for _, table := range d.Tables() {
 		if d[table] > 0 {
 			parts = append(parts, fmt.Sprintf("%s %d", table, d[table]))
 		}
