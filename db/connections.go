@@ -27,6 +27,7 @@ type connectionRow struct {
 	CreatedAt    time.Time               `db:"created_at"`
 	UpdatedAt    time.Time               `db:"updated_at"`
 	Contacts     []byte                  `db:"contacts"`
+	Entities     []byte                  `db:"entities"`
 }
 
 // One statement, so that a connection is never seen with another version's contacts.
@@ -37,7 +38,10 @@ SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_nam
                                                    'locale', p.locale, 'time_zone', p.time_zone,
                                                    'unreachable', ` + unreachable + `)
                                  ORDER BY p.position), '[]')
-          FROM contacts p WHERE p.connection_id = c.connection_id AND p.removed_at IS NULL) AS contacts
+          FROM contacts p WHERE p.connection_id = c.connection_id AND p.removed_at IS NULL) AS contacts,
+       (SELECT coalesce(json_agg(json_build_object('entity_id', e.entity_id, 'name', e.name, 'status', e.status, 'since', e.since, 'seen_at', e.seen_at)
+                                 ORDER BY e.position, e.entity_id), 'null')
+          FROM entities e WHERE e.connection_id = c.connection_id) AS entities
   FROM connections c`
 
 func (r connectionRow) connection() (reauth.Connection, error) {
@@ -48,6 +52,12 @@ func (r connectionRow) connection() (reauth.Connection, error) {
 	}
 	if err := json.Unmarshal(r.Contacts, &c.Contacts); err != nil {
 		return reauth.Connection{}, errors.New("contacts are no list")
+	}
+	if err := json.Unmarshal(r.Entities, &c.Entities); err != nil {
+		return reauth.Connection{}, errors.New("entities are no list")
+	}
+	for i := range c.Entities {
+		c.Entities[i].Since, c.Entities[i].SeenAt = c.Entities[i].Since.UTC(), c.Entities[i].SeenAt.UTC()
 	}
 	return c, nil
 }
@@ -172,8 +182,8 @@ func (d *DB) Connections(ctx context.Context, status reauth.ConnectionStatus, af
 	return list, next, err
 }
 
-// RemoveConnection forgets a connection: its tokens and the suppression of
-// reports are deleted, its contacts blanked, its links revoked. Its cases and
+// RemoveConnection forgets a connection: its tokens, its entities and the
+// suppression of reports are deleted, its contacts blanked, its links revoked. Its cases and
 // its row stay, and so does every token that is in quarantine or was minted but
 // not adopted. It reports false when the connection was removed before.
 // ErrNotFound when nobody registered it.
@@ -198,6 +208,7 @@ func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err
 			`DELETE FROM minted m USING tokens t WHERE t.connection_id = $1 AND m.fingerprint = t.fingerprint`,
 			`DELETE FROM tokens WHERE connection_id = $1`,
 			`DELETE FROM suppressions WHERE connection_id = $1`,
+			`DELETE FROM entities WHERE connection_id = $1`,
 		} {
 			if err := exec(ctx, tx, statement, id); err != nil {
 				return err
