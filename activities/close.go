@@ -49,6 +49,11 @@ func (a *Activities) CloseAndTell(ctx context.Context, in CloseInput) (Closed, e
 	if err != nil {
 		return Closed{}, err
 	}
+	if connection.Entities.Count().Gone > 0 {
+		if err := a.tellGone(ctx, in.Case); err != nil {
+			return Closed{}, err
+		}
+	}
 	switch in.Outcome {
 	case reauth.OutcomeRecovered, reauth.OutcomeHealed:
 		return a.tellFixed(ctx, in, connection)

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
 
@@ -24,8 +25,8 @@ func (f Finch) Inspect(ctx context.Context, access Access) (Inspection, error) {
 		Status:       answer.Status(),
 		Condition:    conditions[answer.Status()],
 	}
-	for _, entity := range answer.StaleEntities() {
-		inspection.Entities = append(inspection.Entities, entity.Name)
+	for _, entity := range answer.Entities {
+		inspection.Entities = append(inspection.Entities, reauth.Entity{EntityID: entity.ID, Name: entity.Name, Status: entity.Status})
 	}
 	switch {
 	case answer.NeedsReauth():

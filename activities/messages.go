@@ -96,6 +96,8 @@ type Confirmed struct {
 	Reason      string     `json:"reason,omitempty"`
 	Until       *time.Time `json:"until,omitempty"`
 	ConfirmedAt time.Time  `json:"confirmed_at"`
+	// Entities counts those of a connection that has several.
+	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
 
 // SessionInput asks for a further session of an open case.
@@ -178,6 +180,8 @@ type Noticed struct {
 	// Gone: the provider has no such connection any more.
 	Gone    bool   `json:"gone,omitempty"`
 	Problem string `json:"problem,omitempty"`
+	// Entities counts those of a connection that has several.
+	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
 
 // LookInput asks whether access is back.
@@ -194,6 +198,8 @@ type Looked struct {
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
 	// Gone: the provider has no such connection any more.
 	Gone bool `json:"gone,omitempty"`
+	// Entities counts those of a connection that has several.
+	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
 
 // RedeemInput asks to exchange a code. The code is a secret.
@@ -270,6 +276,8 @@ type Verified struct {
 	Problem    string `json:"problem,omitempty"`
 	// Unknown: nobody registered the connection.
 	Unknown bool `json:"unknown,omitempty"`
+	// Entities counts those of a connection that has several.
+	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
 
 // WorkingInput asks to wait until an adopted token works.

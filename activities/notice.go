@@ -45,9 +45,17 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 		case err != nil && a.elapsed(ctx) < lookAtMost:
 			return Noticed{}, err
 		}
+		if s.connection, err = a.DB.Connection(ctx, in.Case.ConnectionID); err != nil { // with what the look saw
+			return Noticed{}, err
+		}
 	}
 	if err := s.send(ctx); err != nil {
 		return Noticed{}, err
+	}
+	if s.connection.Entities.Count().Gone > 0 {
+		if err := a.tellGone(ctx, in.Case); err != nil {
+			return Noticed{}, err
+		}
 	}
 	return s.answer(ctx)
 }
@@ -238,7 +246,7 @@ func (s *mailing) answer(ctx context.Context) (Noticed, error) {
 	if err != nil {
 		return Noticed{}, err
 	}
-	out := Noticed{Problem: s.problem}
+	out := Noticed{Problem: s.problem, Entities: countOf(s.connection.Entities)}
 	var refused int
 	for _, row := range rows {
 		if row.Step != s.in.Step.Key || row.Recipient == db.RecipientOperator {

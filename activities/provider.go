@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
 
@@ -55,8 +56,9 @@ type Inspection struct {
 	Condition    Condition
 	// Status is the provider's own word for the condition.
 	Status string
-	// Entities names those that want the login, where only some do.
-	Entities []string
+	// Entities are the connection's companies, where the provider tells them
+	// apart; only ID, name and status are set.
+	Entities reauth.Entities
 }
 
 // SessionRequest asks for a Connect session.

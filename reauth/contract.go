@@ -402,6 +402,9 @@ type Status struct {
 	HeldByStorm bool `json:"held_by_storm,omitempty"`
 	// NoticesStopped says that nobody is written to any more.
 	NoticesStopped bool `json:"notices_stopped,omitempty"`
+	// Entities counts those of a connection that has several; their names are
+	// no part of it.
+	Entities *EntityCount `json:"entities,omitempty"`
 }
 
 // Result is what a ReauthWorkflow returns. It holds no secret and is never

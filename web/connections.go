@@ -162,6 +162,9 @@ func (s *server) storeConnection(ctx context.Context, c reauth.Connection, token
 		return nil, s.databaseDown(ctx, "storing a connection", err)
 	}
 	if token != nil {
+		if err := s.DB.SeeEntities(ctx, c.ConnectionID, entitiesOf(token.Introspection), token.at); err != nil {
+			return nil, s.databaseDown(ctx, "storing a connection's entities", err)
+		}
 		if err := s.adopt(ctx, c.ConnectionID, token); err != nil {
 			return nil, err
 		}

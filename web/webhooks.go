@@ -94,6 +94,8 @@ func (s *server) obey(ctx context.Context, e finch.Event) (result string, err er
 	switch {
 	case e.NeedsReauth():
 		return s.obeyReauth(ctx, c)
+	case e.EntityID != "" && e.Status != "":
+		return s.obeyEntity(ctx, c, e)
 	case e.Status == finch.StatusConnected && e.EntityID == "":
 		return s.obeyConnected(ctx, c)
 	case e.Status == finch.StatusDisconnected && e.EntityID == "":

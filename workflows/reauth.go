@@ -80,6 +80,7 @@ func (c *reauthCase) confirm(ctx workflow.Context) {
 		}
 		c.plan = out.Plan
 		c.status.Generation = max(c.status.Generation, out.Generation)
+		c.counted(out.Entities)
 		switch out.Verdict {
 		case activities.VerdictStale:
 			c.lookedAt = out.ConfirmedAt
@@ -116,6 +117,7 @@ func (c *reauthCase) notify(ctx workflow.Context, s step) {
 	}
 	var out activities.Noticed
 	done, err := c.do(ctx, c.noticing(ctx, s), acts.Notify, c.noticeInput(s), &out)
+	c.counted(out.Entities)
 	switch {
 	case !done:
 	case err != nil:
@@ -145,6 +147,7 @@ func (c *reauthCase) look(ctx workflow.Context) (held bool) {
 	c.restored, c.lookAt = false, time.Time{}
 	var out activities.Looked
 	done, err := c.do(ctx, looking, acts.Look, activities.LookInput{Case: c.ref, Told: c.told}, &out)
+	c.counted(out.Entities)
 	switch {
 	case !done:
 	case err != nil:
