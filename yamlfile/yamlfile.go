@@ -30,6 +30,8 @@ type Kind struct {
 	Of string
 	// Example is what a whole file could be.
 	Example string
+	// Secret files hold secrets: what is wrong with a value never repeats it.
+	Secret bool
 }
 
 // Load reads a file as Parse does.
@@ -82,6 +84,10 @@ func (r *Reader) At(n *yaml.Node, path, format string, args ...any) {
 
 // Wrong says that a value is not what it must be.
 func (r *Reader) Wrong(n *yaml.Node, path, want string) {
+	if r.kind.Secret && n.Kind == yaml.ScalarNode && !IsNull(n) {
+		r.At(n, path, "is not right; %s", want)
+		return
+	}
 	r.At(n, path, "is %s; %s", Describe(n), want)
 }
 
@@ -153,7 +159,9 @@ func (r *Reader) isText(data []byte) bool {
 // isPlain reports whether a document does without anchors, aliases and tags.
 func (r *Reader) isPlain(n *yaml.Node) bool {
 	before := len(r.faults)
-	switch {
+	switch odd := n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0; {
+	case odd && r.kind.Secret:
+		r.At(n, "", "a value that begins with *, & or ! is put in quotes")
 	case n.Kind == yaml.AliasNode:
 		r.At(n, "", "*%s is an alias, which has no place in this file; write out what it stands for", Word(n.Value))
 	case n.Anchor != "":
@@ -216,6 +224,8 @@ func (r *Reader) syntax(data []byte, err error) {
 		r.fault(line, strings.IndexByte(text, '\t')+1, "the line is indented with a tab; YAML is indented with spaces")
 	case strings.HasPrefix(what, "unknown anchor"):
 		r.fault(line, 0, "an alias, which begins with *, has no place in this file; write out what it stands for, or put the text in quotes")
+	case r.kind.Secret:
+		r.fault(line, 0, "the file stops being YAML here, for a reason here or in the line above; what belongs together begins in the same column, a key ends in a colon and a space, and every quote and bracket is closed")
 	default:
 		r.fault(line, 0, `the file stops being YAML here, for a reason here or in the line above (%s); what belongs together begins in the same column, a key ends in a colon and a space, and every quote and bracket is closed`, what)
 	}
