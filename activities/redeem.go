@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
 
+	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/reauth"
@@ -37,14 +39,10 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 		return Redeemed{State: reauth.CodeMinted, Minted: minted}, nil
 	}
 	if in.Application == "" && in.Case != nil { // a case that begins with its code
-		a.besideDatabase(ctx, "the connection's application could not be read; the default one is used", func(ctx context.Context) error {
-			connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
-			in.Application = connection.Application
-			if errors.Is(err, db.ErrNotFound) {
-				return nil
-			}
-			return err
-		})
+		if in.Application = a.applicationOf(ctx, in); in.Application == "" {
+			return Redeemed{}, temporal.NewApplicationError(
+				"nothing says yet whose credentials the code needs, since the database cannot be asked", "application_unclear")
+		}
 	}
 	unanswered := in.Unanswered || left(ctx, asked)
 	provider, err := a.provider(in.Application)
@@ -170,9 +168,32 @@ func (a *Activities) exchangeRedirect(in RedeemInput) string {
 	case in.RedirectURI != "":
 		return in.RedirectURI
 	case in.Case != nil:
-		return a.redirectURI(in.Case.Report)
+		return a.redirectURI(in.Case.Report, in.Application)
 	}
-	return a.redirectURI(reauth.Input{})
+	return a.redirectURI(reauth.Input{}, in.Application)
+}
+
+// applicationOf finds whose credentials a code needs, of which only the
+// connection is known. A code that is brought with another's is lost, so where
+// the database cannot be asked the redirect URI must say it; empty if it does not.
+func (a *Activities) applicationOf(ctx context.Context, in RedeemInput) (application string) {
+	a.besideDatabase(ctx, "the connection's application could not be read", func(ctx context.Context) error {
+		connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
+		if errors.Is(err, db.ErrNotFound) {
+			connection, err = reauth.Connection{Application: reauth.DefaultApplication}, nil
+		}
+		application = connection.Application
+		return err
+	})
+	if application != "" {
+		return application
+	}
+	for name := range a.Providers {
+		if len(a.Providers) == 1 || in.RedirectURI == a.Settings.PublicURL+applications.CallbackPath(name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // left reports whether an earlier attempt left this word: it began what the

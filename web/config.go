@@ -68,8 +68,11 @@ type Config struct {
 	SupportEmail string
 
 	// FinchWebhookSecrets verify Finch's webhooks: more than one while a
-	// secret is rotated. Without any the endpoint answers 404.
+	// secret is rotated. They are the default application's. Where no
+	// application has any, the endpoint answers 404.
 	FinchWebhookSecrets []string
+	// Applications are those beside the default one. Optional.
+	Applications []Application
 	// BootstrapAPIKey is stored, hashed, as a key with every scope. Optional.
 	BootstrapAPIKey string
 
@@ -120,6 +123,11 @@ func (c *Config) check() error {
 			return fmt.Errorf(`web: ConnectHosts holds %q, but needs host names, as "connect.tryfinch.com" or "127.0.0.1:8080"`, host)
 		}
 	}
+	for i, a := range c.Applications {
+		if a.Name == "" || a.Name == reauth.DefaultApplication || slices.ContainsFunc(c.Applications[:i], func(b Application) bool { return b.Name == a.Name }) {
+			return fmt.Errorf("web: Applications[%d] has no name of its own", i)
+		}
+	}
 	for _, origin := range c.CodecOrigins {
 		if err := secrets.CheckOrigin(origin); err != nil {
 			return fmt.Errorf("web: CodecOrigins holds %q, but %w", origin, err)
@@ -164,9 +172,6 @@ func (c *Config) checkCampaign(name string) error {
 
 // secure tells whether browsers reach this service over TLS.
 func (c *Config) secure() bool { return strings.HasPrefix(c.PublicURL, "https://") }
-
-// callbackURL is the redirect URI with which sessions are opened.
-func (c *Config) callbackURL() string { return c.PublicURL + "/callback" }
 
 // connectURLAllowed tells whether a customer's browser may be sent there: a
 // session URL comes from a provider over the network and from a database, and

@@ -106,7 +106,7 @@ func (s *server) putConnection(ctx context.Context, in *putConnectionInput) (*co
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkCampaign(c.Campaign); err != nil {
+	if err := cmp.Or(s.checkCampaign(c.Campaign), s.checkApplication(c.Application)); err != nil {
 		return nil, err
 	}
 	var token *introspected
@@ -129,7 +129,7 @@ func (s *server) postConnection(ctx context.Context, in *postConnectionInput) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkCampaign(c.Campaign); err != nil {
+	if err := cmp.Or(s.checkCampaign(c.Campaign), s.checkApplication(c.Application)); err != nil {
 		return nil, err
 	}
 	token, err := s.introspect(ctx, c.Application, in.Body.AccessToken)

@@ -29,7 +29,9 @@ func (s *server) obeyEntity(ctx context.Context, c reauth.Connection, e finch.Ev
 	if err := s.DB.SetEntityStatus(ctx, c.ConnectionID, e.EntityID, e.Status, s.Now()); err != nil {
 		return "", s.databaseDown(ctx, "storing what a webhook says of an entity", err)
 	}
-	others := func(other reauth.Entity) bool { return other.EntityID != e.EntityID && other.Status == reauth.EntityReauth }
+	others := func(other reauth.Entity) bool {
+		return other.EntityID != e.EntityID && other.Status == reauth.EntityReauth
+	}
 	if e.Status == finch.StatusConnected && !slices.ContainsFunc(c.Entities, others) {
 		return s.obeyConnected(ctx, c)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
@@ -17,7 +18,7 @@ import (
 // upon, so that one that failed half-way is acted upon when Finch repeats it.
 func (s *server) finchWebhook(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
-	if len(s.FinchWebhookSecrets) == 0 {
+	if !s.takesWebhooks() {
 		writeProblem(w, problem(http.StatusNotFound, "No Finch webhook secret is configured: set FINCH_WEBHOOK_SECRET."))
 		return
 	}
@@ -30,7 +31,7 @@ func (s *server) finchWebhook(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem(http.StatusBadRequest, "The event could not be read to its end."))
 		return
 	}
-	eventID, err := finch.VerifyWebhook(s.FinchWebhookSecrets, r.Header, body, s.Now())
+	eventID, signers, err := s.signers(r.Header, body, s.Now())
 	if err != nil {
 		s.metrics.webhook(ctx, "finch", "unverified")
 		if errors.Is(err, finch.ErrWebhookSecret) {
@@ -56,7 +57,7 @@ func (s *server) finchWebhook(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem(http.StatusUnprocessableEntity, "The event must be a JSON object with an event_type."))
 		return
 	}
-	result, err := s.obey(ctx, event)
+	result, err := s.obey(ctx, event, signers)
 	if err != nil {
 		s.metrics.webhook(ctx, "finch", "failed")
 		writeProblem(w, err)
@@ -77,8 +78,9 @@ type webhookAnswer struct {
 	Result string `json:"result"`
 }
 
-// obey acts on an event. The error is a problem, and asks for a repetition.
-func (s *server) obey(ctx context.Context, e finch.Event) (result string, err error) {
+// obey acts on an event that these applications have signed. The error is a
+// problem, and asks for a repetition.
+func (s *server) obey(ctx context.Context, e finch.Event, signers []string) (result string, err error) {
 	if e.Type != finch.EventAccountUpdated || reauth.CheckConnectionID(e.ConnectionID) != nil {
 		return "ignored", nil
 	}
@@ -89,6 +91,10 @@ func (s *server) obey(ctx context.Context, e finch.Event) (result string, err er
 	case err != nil:
 		return "", s.databaseDown(ctx, "reading a webhook's connection", err)
 	case c.Status == reauth.StatusRemoved:
+		return "ignored", nil
+	case !slices.Contains(signers, c.Application):
+		s.Logger.LogAttrs(ctx, slog.LevelWarn, "an event about a connection was signed by another application, and ignored",
+			slog.String("connection_id", c.ConnectionID), slog.String("application", c.Application), slog.Any("signers", signers))
 		return "ignored", nil
 	}
 	switch {

@@ -25,17 +25,18 @@ const (
 
 // commandLine is everything that `reauth` can do, one field a subcommand.
 type commandLine struct {
-	Dev      devCommand      `cmd:"" help:"Run everything on this machine, with a simulated Finch, and stay."`
-	Demo     demoCommand     `cmd:"" help:"Bring a stale connection back, on real parts, and show each step."`
-	Serve    serveCommand    `cmd:"" help:"Serve the API, customers' pages and webhooks over HTTP."`
-	Worker   workerCommand   `cmd:"" help:"Run the cases."`
-	Migrate  migrateCommand  `cmd:"" help:"Bring the database and the Temporal namespace up to date."`
-	Start    startCommand    `cmd:"" help:"Report a connection as stale, through Temporal."`
-	Status   statusCommand   `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
-	Preview  previewCommand  `cmd:"" help:"Show who would get what and when, before anybody gets it."`
-	Keys     keysCommand     `cmd:"" help:"Make keysets."`
-	Webhooks webhooksCommand `cmd:"" help:"List and replay the webhooks to your backend."`
-	Version  versionCommand  `cmd:"" help:"Print the version."`
+	Dev          devCommand          `cmd:"" help:"Run everything on this machine, with a simulated Finch, and stay."`
+	Demo         demoCommand         `cmd:"" help:"Bring a stale connection back, on real parts, and show each step."`
+	Serve        serveCommand        `cmd:"" help:"Serve the API, customers' pages and webhooks over HTTP."`
+	Worker       workerCommand       `cmd:"" help:"Run the cases."`
+	Migrate      migrateCommand      `cmd:"" help:"Bring the database and the Temporal namespace up to date."`
+	Start        startCommand        `cmd:"" help:"Report a connection as stale, through Temporal."`
+	Status       statusCommand       `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
+	Preview      previewCommand      `cmd:"" help:"Show who would get what and when, before anybody gets it."`
+	Keys         keysCommand         `cmd:"" help:"Make keysets."`
+	Applications applicationsCommand `cmd:"" help:"List the applications (client credentials) that are configured."`
+	Webhooks     webhooksCommand     `cmd:"" help:"List and replay the webhooks to your backend."`
+	Version      versionCommand      `cmd:"" help:"Print the version."`
 
 	DevFinch devFinchCommand `cmd:"" hidden:""`
 	DevInbox devInboxCommand `cmd:"" hidden:""`

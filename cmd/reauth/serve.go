@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,12 +11,14 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/client"
 
+	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
@@ -29,6 +32,7 @@ type serveCommand struct {
 	keySettings
 	serviceSettings
 	finchSettings
+	applicationSettings
 	httpSettings
 	campaignSettings
 	webhookSettings
@@ -46,6 +50,14 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	campaigns, err := c.book()
+	if err != nil {
+		return err
+	}
+	further, err := c.further()
+	if err != nil {
+		return err
+	}
+	known, err := served(further)
 	if err != nil {
 		return err
 	}
@@ -71,7 +83,8 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			_ = database.Close()
 		}
 	}()
-	config := c.config(keys, temporal, logger)
+	config := c.config(keys, temporal, tokenClients(c.finchSettings, further, plainClient), logger)
+	config.Applications, config.ConnectHosts = known, c.connectHosts(further)
 	config.Campaigns = campaigns.Names()
 	err = patiently(ctx, logger, "PostgreSQL and its tables", func(attempt context.Context) error {
 		if database == nil {
@@ -110,8 +123,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 
 // config wires the service, but for its database. Everything in it was checked
 // before.
-func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
-	provider := finch.New(finch.Config{BaseURL: c.FinchBaseURL})
+func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, finchs map[string]*finch.Client, logger *slog.Logger) web.Config {
 	var proxies []netip.Prefix
 	for _, network := range list(c.TrustedProxies) {
 		proxies = append(proxies, netip.MustParsePrefix(network))
@@ -120,7 +132,8 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		Keys:    keys,
 		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
 		Introspect: func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
-			if application != "" && application != reauth.DefaultApplication {
+			provider := finchs[cmp.Or(application, reauth.DefaultApplication)]
+			if provider == nil {
 				return finch.Introspection{}, web.ErrUnknownApplication
 			}
 			return provider.Introspect(ctx, token.Reveal())
@@ -130,7 +143,6 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 			return err
 		},
 		PublicURL:           c.PublicURL,
-		ConnectHosts:        c.connectHosts(),
 		ProductName:         c.ProductName,
 		SupportEmail:        c.SupportEmail,
 		FinchWebhookSecrets: strings.Fields(c.FinchWebhookSecret),
@@ -145,15 +157,18 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 	}
 }
 
-// connectHosts are Finch's own host for Connect and, where the API is another
-// one than Finch's own, the host of that API.
-func (c *serveCommand) connectHosts() []string {
+// connectHosts are Finch's own host for Connect and, where an application's API
+// is another one than Finch's own, the host of that API.
+func (c *serveCommand) connectHosts(further []applications.Application) []string {
 	if hosts := list(c.ConnectHosts); len(hosts) > 0 {
 		return hosts
 	}
 	hosts := []string{"connect.tryfinch.com"}
-	if base, err := url.Parse(c.FinchBaseURL); err == nil && base.Host != "api.tryfinch.com" {
-		hosts = append(hosts, base.Host)
+	for _, a := range append([]applications.Application{{}}, further...) {
+		base, err := url.Parse(c.at(a))
+		if err == nil && base.Host != "api.tryfinch.com" && !slices.Contains(hosts, base.Host) {
+			hosts = append(hosts, base.Host)
+		}
 	}
 	return hosts
 }
@@ -179,7 +194,7 @@ func (s *starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Retry-After", "5")
-	if r.URL.Path == "/callback" {
+	if r.URL.Path == "/callback" || strings.HasPrefix(r.URL.Path, "/callback/") {
 		// A person comes back from Connect with a code that lives ten minutes:
 		// the browser must keep it and try again.
 		w.Header().Set("Refresh", "3")

@@ -112,6 +112,7 @@ func rules() map[string]rule {
 		"FINCH_CLIENT_ID":          {"the client ID that Finch's dashboard shows", "6d28c315-5eaa-4071-8ea5-f030eb45edbc", checkPrintable},
 		"FINCH_CLIENT_SECRET":      {"the client secret that Finch's dashboard shows", "finch-secret-production-XXXX", checkPrintable},
 		"FINCH_WEBHOOK_SECRET":     {"the secret that Finch showed when the webhook was made, or two with a space between them", "5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH", checkWebhookSecrets},
+		"REAUTH_APPLICATIONS":      {"a YAML file with applications beside the default one", "/etc/reauth/applications.yaml", checkApplications},
 		"REAUTH_HTTP_ADDR":         {"an address to listen on, HOST:PORT or :PORT", ":8080", checkAddr},
 		"REAUTH_BOOTSTRAP_API_KEY": {"at least 20 printable characters without spaces, as random as a password", "reauth_XXXXXXXXXXXXXXXXXXXXXXXX", checkAPIKey},
 		"REAUTH_CODEC_ORIGINS":     {"origins, SCHEME://HOST or SCHEME://HOST:PORT, with commas between them", "https://temporal.example.com", checkOrigins},

@@ -19,10 +19,8 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
-	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/campaign"
-	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/worker"
@@ -37,6 +35,7 @@ type workerCommand struct {
 	serviceSettings
 	finchSettings
 	finchClientSettings
+	applicationSettings
 	mailSettings
 	caseSettings
 	campaignSettings
@@ -72,6 +71,14 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 	}
 	if name := headless(campaigns); name != "" && c.WebhookURL == "" {
 		return settingError{"REAUTH_WEBHOOK_URL", "is missing, which the channel webhook of the campaign " + name + " needs", rules()["REAUTH_WEBHOOK_URL"].wants, rules()["REAUTH_WEBHOOK_URL"].example}
+	}
+	further, err := c.further()
+	if err != nil {
+		return err
+	}
+	finchs, err := providers(c.finchSettings, c.finchClientSettings, further, plainClient)
+	if err != nil {
+		return err
 	}
 	if c.MetricsAddr != "" {
 		stop, err := c.serveMetrics(&options, logger)
@@ -109,7 +116,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams) error {
 
 	config := worker.Config{
 		Temporal:      temporal,
-		Activities:    c.activities(database, keys, mail, campaigns, temporal, logger),
+		Activities:    c.activities(database, keys, mail, campaigns, finchs, temporal, logger),
 		DB:            database,
 		TaskQueue:     c.TaskQueue,
 		WebhookURL:    c.WebhookURL,
@@ -152,23 +159,19 @@ func stopped(ctx context.Context, err error) error {
 
 // activities wires what a case does to the world. Everything in it was checked
 // before.
-func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, temporal client.Client, logger *slog.Logger) *activities.Activities {
+func (c *workerCommand) activities(database *db.DB, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, finchs map[string]activities.Provider, temporal client.Client, logger *slog.Logger) *activities.Activities {
 	minutes, _ := strconv.Atoi(c.SessionMinutes)
 	renewals, _ := strconv.Atoi(c.SessionRenewals)
 	storm, settles, _ := parseStorm(c.Storm)
 	cases := starter.New(temporal, starter.WithTaskQueue(c.TaskQueue))
 	return &activities.Activities{
-		DB:   database,
-		Keys: keys,
-		Providers: map[string]activities.Provider{
-			reauth.DefaultApplication: activities.Finch{Client: finch.New(finch.Config{
-				BaseURL: c.FinchBaseURL, ClientID: c.FinchClientID, ClientSecret: c.FinchClientSecret,
-			})},
-		},
-		Mail:   mail,
-		Hand:   cases,
-		Cases:  cases,
-		Storms: cases,
+		DB:        database,
+		Keys:      keys,
+		Providers: finchs,
+		Mail:      mail,
+		Hand:      cases,
+		Cases:     cases,
+		Storms:    cases,
 		Settings: activities.Settings{
 			PublicURL:       c.PublicURL,
 			MailFrom:        c.MailFrom,

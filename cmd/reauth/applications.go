@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/applications"
+	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
+	"github.com/finch-reauth/reauth/web"
+)
+
+// applicationSettings name the applications beside the default one.
+type applicationSettings struct {
+	Applications string `env:"REAUTH_APPLICATIONS" placeholder:"FILE" help:"YAML file with further applications (client credentials); docs/applications.md says how."`
+}
+
+func checkApplications(value string) error {
+	_, err := applications.Load(value)
+	return oneLine(err)
+}
+
+// oneLine joins an error of several lines.
+func oneLine(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+// further reads the applications beside the default one; none without a file.
+func (s applicationSettings) further() ([]applications.Application, error) {
+	if s.Applications == "" {
+		return nil, nil
+	}
+	list, err := applications.Load(s.Applications)
+	if err != nil {
+		return nil, malformed("REAUTH_APPLICATIONS", oneLine(err))
+	}
+	return list, nil
+}
+
+// finchClient makes the client of an application.
+type finchClient func(application string, config finch.Config) *finch.Client
+
+func plainClient(_ string, config finch.Config) *finch.Client { return finch.New(config) }
+
+// at says where an application's API lives.
+func (s finchSettings) at(a applications.Application) string {
+	if a.BaseURL != "" {
+		return a.BaseURL
+	}
+	return s.FinchBaseURL
+}
+
+// providers are the providers of all applications, with the credentials of each.
+func providers(finchs finchSettings, own finchClientSettings, further []applications.Application, client finchClient) (map[string]activities.Provider, error) {
+	all := map[string]activities.Provider{
+		reauth.DefaultApplication: activities.Finch{Client: client(reauth.DefaultApplication, finch.Config{
+			BaseURL: finchs.FinchBaseURL, ClientID: own.FinchClientID, ClientSecret: own.FinchClientSecret,
+		})},
+	}
+	for _, a := range further {
+		secret, err := a.ClientSecret.Read()
+		if err != nil {
+			return nil, malformed("REAUTH_APPLICATIONS", err)
+		}
+		all[a.Name] = activities.Finch{Client: client(a.Name, finch.Config{BaseURL: finchs.at(a), ClientID: a.ClientID, ClientSecret: secret.Reveal()})}
+	}
+	return all, nil
+}
+
+// tokenClients are what asks the providers of all applications with access tokens
+// alone: no client credentials are needed for that.
+func tokenClients(finchs finchSettings, further []applications.Application, client finchClient) map[string]*finch.Client {
+	all := map[string]*finch.Client{reauth.DefaultApplication: client(reauth.DefaultApplication, finch.Config{BaseURL: finchs.FinchBaseURL})}
+	for _, a := range further {
+		all[a.Name] = client(a.Name, finch.Config{BaseURL: finchs.at(a)})
+	}
+	return all
+}
+
+// served is what the service must know of the applications beside the default one.
+func served(further []applications.Application) ([]web.Application, error) {
+	var all []web.Application
+	for _, a := range further {
+		known := web.Application{Name: a.Name, ClientID: a.ClientID}
+		for _, reference := range a.WebhookSecrets {
+			secret, err := reference.Read()
+			if err != nil {
+				return nil, malformed("REAUTH_APPLICATIONS", err)
+			}
+			known.WebhookSecrets = append(known.WebhookSecrets, secret.Reveal())
+		}
+		all = append(all, known)
+	}
+	return all, nil
+}
+
+type applicationsCommand struct {
+	finchSettings
+	applicationSettings
+	ClientID     string `name:"finch-client-id" env:"FINCH_CLIENT_ID" placeholder:"ID" help:"Client ID of the default application."`
+	ClientSecret string `env:"FINCH_CLIENT_SECRET" hidden:""`
+	PublicURL    string `env:"REAUTH_PUBLIC_URL" placeholder:"URL" help:"Address under which customers' browsers reach the service, for the redirect URIs."`
+	Check        bool   `help:"Ask the provider whether it takes each one's credentials. Nothing is changed there."`
+	JSON         bool   `help:"Print JSON."`
+}
+
+// listedApplication is an application as JSON shows it: without a secret.
+type listedApplication struct {
+	Name           string   `json:"name"`
+	Provider       string   `json:"provider"`
+	ClientID       string   `json:"client_id"`
+	ClientSecret   string   `json:"client_secret_from"`
+	WebhookSecrets []string `json:"webhook_secrets_from,omitempty"`
+	BaseURL        string   `json:"base_url"`
+	RedirectURI    string   `json:"redirect_uri"`
+	Credentials    string   `json:"credentials,omitempty"`
+}
+
+func (c *applicationsCommand) Run(ctx context.Context, s streams) error {
+	further, err := c.further()
+	if err != nil {
+		return err
+	}
+	public := strings.TrimSuffix(c.PublicURL, "/")
+	if public == "" {
+		public = "<REAUTH_PUBLIC_URL>"
+	}
+	all := []listedApplication{{
+		Name: reauth.DefaultApplication, Provider: string(reauth.Finch), ClientID: c.ClientID, ClientSecret: "env:FINCH_CLIENT_SECRET",
+		BaseURL: c.FinchBaseURL, RedirectURI: public + applications.CallbackPath(""),
+	}}
+	secretOf := map[string]func() (secrets.Secret, error){reauth.DefaultApplication: func() (secrets.Secret, error) {
+		if c.ClientID == "" || c.ClientSecret == "" {
+			return "", errors.New("FINCH_CLIENT_ID or FINCH_CLIENT_SECRET is not set")
+		}
+		return secrets.Secret(c.ClientSecret), nil
+	}}
+	for _, a := range further {
+		listed := listedApplication{
+			Name: a.Name, Provider: string(a.Provider), ClientID: a.ClientID, ClientSecret: a.ClientSecret.Where(),
+			BaseURL: c.at(a), RedirectURI: public + applications.CallbackPath(a.Name),
+		}
+		for _, w := range a.WebhookSecrets {
+			listed.WebhookSecrets = append(listed.WebhookSecrets, w.Where())
+		}
+		all, secretOf[a.Name] = append(all, listed), a.ClientSecret.Read
+	}
+	refused := 0
+	for i, a := range all {
+		if !c.Check {
+			break
+		}
+		var good bool
+		if all[i].Credentials, good = tryCredentials(ctx, a, secretOf[a.Name]); !good {
+			refused++
+		}
+	}
+	if err := c.print(s, all); err != nil {
+		return err
+	}
+	if refused > 0 {
+		return fmt.Errorf("%d of %d applications cannot be used", refused, len(all))
+	}
+	return nil
+}
+
+func (c *applicationsCommand) print(s streams, all []listedApplication) error {
+	if c.JSON {
+		return printJSON(s.out, all)
+	}
+	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprint(table, "NAME\tPROVIDER\tCLIENT ID\tSECRET\tWEBHOOK SECRETS\tAPI\tREDIRECT URI")
+	if c.Check {
+		fmt.Fprint(table, "\tCREDENTIALS")
+	}
+	fmt.Fprintln(table)
+	for _, a := range all {
+		webhooks := strings.Join(a.WebhookSecrets, " ")
+		if a.Name == reauth.DefaultApplication {
+			webhooks = "env:FINCH_WEBHOOK_SECRET"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s", a.Name, a.Provider, dash(a.ClientID), a.ClientSecret, dash(webhooks), a.BaseURL, a.RedirectURI)
+		if c.Check {
+			fmt.Fprint(table, "\t"+a.Credentials)
+		}
+		fmt.Fprintln(table)
+	}
+	return table.Flush()
+}
+
+func dash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+// nobody is a connection that does not exist: asking for a session of it costs
+// nothing, and is refused in one way with good credentials and in another without.
+const nobody = "00000000-0000-4000-8000-000000000000"
+
+// tryCredentials says in words whether the provider takes an application's
+// credentials.
+func tryCredentials(ctx context.Context, a listedApplication, secret func() (secrets.Secret, error)) (words string, good bool) {
+	plain, err := secret()
+	if err != nil {
+		return err.Error(), false
+	}
+	client := finch.New(finch.Config{BaseURL: a.BaseURL, ClientID: a.ClientID, ClientSecret: plain.Reveal()})
+	_, err = client.Reauthenticate(ctx, finch.ReauthenticateParams{ConnectionID: nobody, MinutesToExpire: reauth.MinSessionMinutes})
+	var refusal *finch.Error
+	switch {
+	case errors.As(err, &refusal) && refusal.IsConnectionNotFound(), err == nil:
+		return "taken", true
+	case errors.As(err, &refusal) && refusal.IsInvalidClient():
+		return "refused", false
+	}
+	return "unknown: " + err.Error(), false
+}
