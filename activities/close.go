@@ -203,6 +203,9 @@ func (a *Activities) tellOperator(ctx context.Context, c Case, step, problem str
 	if err != nil {
 		return "", err
 	}
+	if connection.Status == reauth.StatusRemoved { // nobody has to mend it any more
+		return notify.Sent, a.needOperator(ctx, c, problem)
+	}
 	row := db.Notice{CaseID: c.CaseID, Step: step, Recipient: db.RecipientOperator, Channel: db.ChannelMail, Operator: true}
 	// First of all on record: the timeline must say it even while no mail server
 	// takes the mail.

@@ -20,8 +20,11 @@ func (a *Activities) Look(ctx context.Context, in LookInput) (Looked, error) {
 }
 
 func (a *Activities) look(ctx context.Context, c Case, connection reauth.Connection, told bool) (Looked, error) {
-	if connection.Status == reauth.StatusDisconnected {
+	switch connection.Status {
+	case reauth.StatusDisconnected:
 		return Looked{Gone: true}, nil
+	case reauth.StatusRemoved:
+		return Looked{Removed: true}, nil
 	}
 	restored, entities := told, (*reauth.EntityCount)(nil)
 	access, _, ok, err := a.access(ctx, c.ConnectionID)

@@ -197,7 +197,7 @@ func (s mails) stays(ctx context.Context, other companion) (bool, error) {
 		}
 	}
 	looked, err := s.look(ctx, Case{CaseID: other.CaseID, ConnectionID: other.ConnectionID}, other.connection, false)
-	return err != nil || looked.Restored || looked.Gone, nil
+	return err != nil || looked.Restored || looked.Gone || looked.Removed, nil
 }
 
 // withOthers composes the mail with what goes along in it.

@@ -177,8 +177,9 @@ type Noticed struct {
 	// customer is on the way through Connect: look again then.
 	Restored  bool       `json:"restored,omitempty"`
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
-	// Gone: the provider has no such connection any more.
+	// Gone: the provider has no such connection any more. Removed: we have not.
 	Gone    bool   `json:"gone,omitempty"`
+	Removed bool   `json:"removed,omitempty"`
 	Problem string `json:"problem,omitempty"`
 	// Entities counts those of a connection that has several.
 	Entities *reauth.EntityCount `json:"entities,omitempty"`
@@ -196,8 +197,9 @@ type LookInput struct {
 type Looked struct {
 	Restored  bool       `json:"restored"`
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
-	// Gone: the provider has no such connection any more.
-	Gone bool `json:"gone,omitempty"`
+	// Gone: the provider has no such connection any more. Removed: we have not.
+	Gone    bool `json:"gone,omitempty"`
+	Removed bool `json:"removed,omitempty"`
 	// Entities counts those of a connection that has several.
 	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }

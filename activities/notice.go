@@ -25,8 +25,11 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 	if err != nil {
 		return Noticed{}, err
 	}
-	if connection.Status == reauth.StatusDisconnected {
+	switch connection.Status {
+	case reauth.StatusDisconnected:
 		return Noticed{Gone: true}, nil
+	case reauth.StatusRemoved:
+		return Noticed{Removed: true}, nil
 	}
 	if out, held, err := a.hold(ctx, in); err != nil || held {
 		return out, err
@@ -40,8 +43,8 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 		switch {
 		case err == nil && looked.Restored:
 			return Noticed{Restored: true, HoldUntil: looked.HoldUntil}, nil
-		case err == nil && looked.Gone:
-			return Noticed{Gone: true}, nil
+		case err == nil && (looked.Gone || looked.Removed):
+			return Noticed{Gone: looked.Gone, Removed: looked.Removed}, nil
 		case err != nil && a.elapsed(ctx) < lookAtMost:
 			return Noticed{}, err
 		}

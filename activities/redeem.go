@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 		return a.lookUp(ctx, hash)
 	}
 	if minted, ok := a.mintedBefore(ctx, hash); ok {
+		minted.Application = in.Application
 		return Redeemed{State: reauth.CodeMinted, Minted: minted}, nil
 	}
 	if in.Application == "" && in.Case != nil { // a case that begins with its code
@@ -60,7 +62,7 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 	defer beat.end()
 	grant, err := provider.Exchange(ctx, secrets.Secret(in.Code), a.exchangeRedirect(in))
 	if err == nil {
-		return a.keep(ctx, provider, hash, grant)
+		return a.keep(ctx, provider, hash, grant, in.Application)
 	}
 	switch trouble := troubleOf(err); trouble.Trouble {
 	case TroubleClient, TroubleUnauthorized:
@@ -109,7 +111,7 @@ func (a *Activities) lookUp(ctx context.Context, hash string) (Redeemed, error) 
 // well as the database allows. Where neither the exchange nor the token itself
 // says whose it is, it stays without a connection: the one that the code was
 // meant for proves nothing.
-func (a *Activities) keep(ctx context.Context, provider Provider, hash string, grant Grant) (Redeemed, error) {
+func (a *Activities) keep(ctx context.Context, provider Provider, hash string, grant Grant, application string) (Redeemed, error) {
 	now := a.Now().UTC()
 	connectionID := grant.ConnectionID
 	if connectionID == "" { // the answer should have it; the token itself knows
@@ -125,7 +127,7 @@ func (a *Activities) keep(ctx context.Context, provider Provider, hash string, g
 	}
 	minted := &reauth.TokenMinted{
 		ConnectionID: connectionID, CodeHash: hash, Fingerprint: reauth.Fingerprint(grant.Token.Reveal()),
-		Sealed: sealed, MintedAt: now,
+		Sealed: sealed, MintedAt: now, Application: cmp.Or(application, reauth.DefaultApplication),
 	}
 	a.besideDatabase(ctx, "a minted token could not be stored beside its code; Temporal has it", func(ctx context.Context) error {
 		return a.DB.PutMinted(ctx, hash, connectionID, minted.Fingerprint, sealed, now)

@@ -45,6 +45,10 @@ func (a *Activities) Verify(ctx context.Context, in VerifyInput) (Verified, erro
 		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_unknown", Verified{Unknown: true})
 	case err != nil:
 		return Verified{}, err
+	case connection.Status == reauth.StatusRemoved && connection.DisconnectedAt != nil:
+		// The provider has ended all of its tokens; should this one work all the
+		// same, it is the handle to end it.
+		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_disconnected", Verified{})
 	case connection.Status == reauth.StatusRemoved:
 		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_removed", Verified{})
 	}
@@ -209,7 +213,7 @@ func (a *Activities) setAside(ctx context.Context, in VerifyInput, state reauth.
 	}
 	err = a.DB.Quarantine(ctx, db.QuarantinedToken{
 		ConnectionID: in.Minted.ConnectionID, ExpectedConnectionID: in.Case.ConnectionID, Fingerprint: in.Minted.Fingerprint,
-		Sealed: in.Minted.Sealed, Reason: reason, CaseID: caseID, At: a.Now(),
+		Application: in.Minted.Application, Sealed: in.Minted.Sealed, Reason: reason, CaseID: caseID, At: a.Now(),
 	})
 	if err != nil {
 		return out, err

@@ -26,6 +26,7 @@ type connectionRow struct {
 	Generation   int64                   `db:"generation"`
 	CreatedAt    time.Time               `db:"created_at"`
 	UpdatedAt    time.Time               `db:"updated_at"`
+	Disconnected *time.Time              `db:"disconnected_at"`
 	Contacts     []byte                  `db:"contacts"`
 	Entities     []byte                  `db:"entities"`
 }
@@ -33,7 +34,7 @@ type connectionRow struct {
 // One statement, so that a connection is never seen with another version's contacts.
 const selectConnections = `
 SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_name, c.system, c.campaign, c.products, c.status,
-       coalesce(c.generation, 0) AS generation, c.created_at, c.updated_at,
+       coalesce(c.generation, 0) AS generation, c.created_at, c.updated_at, c.disconnected_at,
        (SELECT coalesce(json_agg(json_build_object('contact_id', p.contact_id, 'email', p.email, 'name', p.name, 'role', p.role,
                                                    'locale', p.locale, 'time_zone', p.time_zone,
                                                    'unreachable', ` + unreachable + `)
@@ -48,7 +49,7 @@ func (r connectionRow) connection() (reauth.Connection, error) {
 	c := reauth.Connection{
 		ConnectionID: r.ConnectionID, Provider: r.Provider, Application: r.Application,
 		CustomerID: r.CustomerID, CustomerName: r.CustomerName, System: r.System, Campaign: r.Campaign, Products: r.Products,
-		Status: r.Status, Generation: r.Generation, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+		Status: r.Status, Generation: r.Generation, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, DisconnectedAt: r.Disconnected,
 	}
 	if err := json.Unmarshal(r.Contacts, &c.Contacts); err != nil {
 		return reauth.Connection{}, errors.New("contacts are no list")
@@ -124,7 +125,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10) ON CONFLICT (connection_id)
 			if err := exec(ctx, tx, `
 UPDATE connections
    SET provider = $2, application = $3, customer_id = $4, customer_name = $5, products = $6,
-       system = CASE WHEN $9 = '' THEN system ELSE $9 END, campaign = $10,
+       system = CASE WHEN $9 = '' THEN system ELSE $9 END, campaign = $10, disconnected_at = NULL,
        status = CASE WHEN status = 'removed' THEN $7 ELSE status END, updated_at = $8
  WHERE connection_id = $1`,
 				c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now, c.System, c.Campaign); err != nil {
@@ -188,6 +189,17 @@ func (d *DB) Connections(ctx context.Context, status reauth.ConnectionStatus, af
 // not adopted. It reports false when the connection was removed before.
 // ErrNotFound when nobody registered it.
 func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err error) {
+	return d.removeConnection(ctx, id, nil)
+}
+
+// RemoveDisconnected is RemoveConnection for a connection that has just been
+// disconnected at its provider, which it puts on record.
+func (d *DB) RemoveDisconnected(ctx context.Context, id string) (removed bool, err error) {
+	now := d.now()
+	return d.removeConnection(ctx, id, &now)
+}
+
+func (d *DB) removeConnection(ctx context.Context, id string, disconnectedAt *time.Time) (removed bool, err error) {
 	now := d.now()
 	err = d.write(ctx, "remove a connection", func(ctx context.Context, tx *sqlx.Tx) error {
 		c, err := lockConnection(ctx, tx, id)
@@ -195,8 +207,11 @@ func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err
 			return err
 		}
 		removed = true
+		if err := exec(ctx, tx, `UPDATE connections SET status = 'removed', generation = NULL, disconnected_at = $2 WHERE connection_id = $1`, id, disconnectedAt); err != nil {
+			return err
+		}
 		for _, statement := range []string{
-			`UPDATE connections SET status = 'removed', generation = NULL, seen_connected_at = NULL, updated_at = $2 WHERE connection_id = $1`,
+			`UPDATE connections SET seen_connected_at = NULL, updated_at = $2 WHERE connection_id = $1`,
 			`UPDATE links SET revoked_at = $2 WHERE connection_id = $1 AND revoked_at IS NULL`,
 			`UPDATE contacts SET email = '', email_key = '', name = '', removed_at = coalesce(removed_at, $2), address_hash = NULL WHERE connection_id = $1`,
 		} {

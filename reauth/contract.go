@@ -282,6 +282,8 @@ type TokenMinted struct {
 	Fingerprint  string    `json:"fingerprint"`
 	Sealed       []byte    `json:"sealed"`
 	MintedAt     time.Time `json:"minted_at"`
+	// Application is whose client was given the token.
+	Application string `json:"application,omitempty"`
 }
 
 // Cancel is the message of SignalCancel.

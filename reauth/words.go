@@ -140,4 +140,7 @@ type Connection struct {
 	Generation int64     `json:"generation"`
 	CreatedAt  time.Time `json:"created_at"`
 	UpdatedAt  time.Time `json:"updated_at"`
+	// DisconnectedAt is when a removed connection was disconnected at its provider
+	// as well. It is only ever read.
+	DisconnectedAt *time.Time `json:"disconnected_at,omitempty"`
 }

@@ -49,6 +49,9 @@ type Config struct {
 	Starter Starter
 	// Introspect asks the provider what a token is worth.
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
+	// Disconnect ends the connection of a token at its provider. Without it no
+	// connection can be disconnected.
+	Disconnect func(ctx context.Context, application string, token secrets.Secret) error
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error
 
@@ -135,6 +138,9 @@ func (c *Config) check() error {
 	}
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
+	}
+	if c.Disconnect == nil {
+		c.Disconnect = noDisconnect
 	}
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()

@@ -70,8 +70,8 @@ func (s *server) connectionRoutes(api huma.API) {
 	huma.Register(api, answers(operation("get-connection", http.MethodGet, path, tagConnections, "Read a connection",
 		"Also one that was removed: its status says so. A contact who is not written to has `unreachable`: `bounce`, `complaint` or `opt_out` is said of the address, `not_me` of the person and this connection alone.", ScopeConnections, ScopeOperator), http.StatusNotFound), s.getConnection)
 	del := answers(operation("delete-connection", http.MethodDelete, path, tagConnections, "Remove a connection",
-		"Forgets its tokens, contacts and links, and ends its open case. The connection at the provider stays as it is.",
-		ScopeConnections), http.StatusNotFound)
+		"Forgets its tokens, contacts and links, and ends its open case. The connection at the provider stays as it is, and is billed, unless `disconnect` is true: then it is disconnected there first, and nothing is removed here if that fails. A connection that the provider knows no longer counts as disconnected. Repeating the call changes nothing.",
+		ScopeConnections), http.StatusNotFound, http.StatusConflict, http.StatusBadGateway)
 	del.DefaultStatus = http.StatusNoContent
 	huma.Register(api, del, s.deleteConnection)
 }
@@ -257,15 +257,22 @@ func unregistered(id string) error {
 	return problem(http.StatusNotFound, "The connection "+id+" is not registered. PUT /v1/connections/"+id+" registers it.")
 }
 
-func (s *server) deleteConnection(ctx context.Context, in *ConnectionPath) (*struct{}, error) {
-	_, err := s.DB.RemoveConnection(ctx, in.ConnectionID)
-	switch {
-	case errors.Is(err, db.ErrNotFound):
+type deleteConnectionInput struct {
+	ConnectionPath
+	Disconnect bool `query:"disconnect" doc:"Whether to disconnect it at the provider first, which is for good: a customer who connects again is a new, billed connection."`
+}
+
+func (s *server) deleteConnection(ctx context.Context, in *deleteConnectionInput) (*struct{}, error) {
+	if in.Disconnect {
+		if err := s.removeDisconnected(ctx, in.ConnectionID); err != nil {
+			return nil, err
+		}
+	} else if _, err := s.DB.RemoveConnection(ctx, in.ConnectionID); errors.Is(err, db.ErrNotFound) {
 		return nil, unregistered(in.ConnectionID)
-	case err != nil:
+	} else if err != nil {
 		return nil, s.databaseDown(ctx, "removing a connection", err)
 	}
-	err = s.temporal(ctx, func(ctx context.Context) error {
+	err := s.temporal(ctx, func(ctx context.Context) error {
 		return s.Starter.Cancel(ctx, in.ConnectionID, reauth.Cancel{Reason: reauth.ReasonConnectionRemoved})
 	})
 	if err != nil && !errors.Is(err, starter.ErrNoOpenCase) {

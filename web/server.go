@@ -55,6 +55,7 @@ func (s *server) routes(api huma.API) {
 	s.stormRoutes(api)
 	s.embeddedRoutes(api)
 	s.tokenRoutes(api)
+	s.quarantineRoutes(api)
 	s.reachRoutes(api)
 
 	s.mux.HandleFunc("GET /r/{link}", s.showLink)

@@ -129,6 +129,8 @@ func (c *reauthCase) notify(ctx workflow.Context, s step) {
 		c.heal(ctx)
 	case out.Gone:
 		c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)
+	case out.Removed:
+		c.end(reauth.OutcomeCancelled, reauth.ReasonConnectionRemoved)
 	default:
 		c.status.NoticesSent += out.Sent - s.sent
 		c.noted(s, out)
@@ -159,6 +161,8 @@ func (c *reauthCase) look(ctx workflow.Context) (held bool) {
 		c.heal(ctx)
 	case out.Gone:
 		c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)
+	case out.Removed:
+		c.end(reauth.OutcomeCancelled, reauth.ReasonConnectionRemoved)
 	default:
 		c.told = false
 	}

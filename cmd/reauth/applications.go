@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/web"
@@ -83,6 +85,28 @@ func tokenClients(finchs finchSettings, further []applications.Application, clie
 		all[a.Name] = client(a.Name, finch.Config{BaseURL: finchs.at(a)})
 	}
 	return all
+}
+
+// introspecter asks whose a token is, at the application's provider.
+func introspecter(clients map[string]*finch.Client) func(context.Context, string, secrets.Secret) (finch.Introspection, error) {
+	return func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
+		client := clients[cmp.Or(application, reauth.DefaultApplication)]
+		if client == nil {
+			return finch.Introspection{}, web.ErrUnknownApplication
+		}
+		return client.Introspect(ctx, token.Reveal())
+	}
+}
+
+// disconnecter ends the connection of a token, at the application's provider.
+func disconnecter(clients map[string]*finch.Client) func(context.Context, string, secrets.Secret) error {
+	return func(ctx context.Context, application string, token secrets.Secret) error {
+		client := clients[cmp.Or(application, reauth.DefaultApplication)]
+		if client == nil {
+			return lifecycle.ErrUnknownApplication
+		}
+		return client.Disconnect(ctx, token.Reveal())
+	}
 }
 
 // served is what the service must know of the applications beside the default one.

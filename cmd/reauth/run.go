@@ -35,6 +35,7 @@ type commandLine struct {
 	Preview      previewCommand      `cmd:"" help:"Show who would get what and when, before anybody gets it."`
 	Keys         keysCommand         `cmd:"" help:"Make keysets."`
 	Applications applicationsCommand `cmd:"" help:"List the applications (client credentials) that are configured."`
+	Quarantine   quarantineCommand   `cmd:"" help:"List, disconnect and forget tokens that were kept aside."`
 	Webhooks     webhooksCommand     `cmd:"" help:"List and replay the webhooks to your backend."`
 	Version      versionCommand      `cmd:"" help:"Print the version."`
 

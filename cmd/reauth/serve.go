@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +20,6 @@ import (
 	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
-	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/web"
@@ -129,15 +127,10 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, finchs
 		proxies = append(proxies, netip.MustParsePrefix(network))
 	}
 	return web.Config{
-		Keys:    keys,
-		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
-		Introspect: func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
-			provider := finchs[cmp.Or(application, reauth.DefaultApplication)]
-			if provider == nil {
-				return finch.Introspection{}, web.ErrUnknownApplication
-			}
-			return provider.Introspect(ctx, token.Reveal())
-		},
+		Keys:       keys,
+		Starter:    starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
+		Introspect: introspecter(finchs),
+		Disconnect: disconnecter(finchs),
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err
