@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -74,6 +75,27 @@ func (f Finch) Exchange(ctx context.Context, code secrets.Secret, redirectURI st
 		return Grant{}, finchTrouble(err)
 	}
 	return Grant{ConnectionID: token.ConnectionID, Token: secrets.Secret(token.AccessToken)}, nil
+}
+
+// FindConnection asks POST /connect/sessions, which names the connection that
+// stands in the way of a new one. For a customer without any it opens a session,
+// of the shortest life that there is.
+func (f Finch) FindConnection(ctx context.Context, customer CustomerRequest) (connectionID string, err error) {
+	products := customer.Products
+	if len(products) == 0 {
+		products = []string{"company"}
+	}
+	_, err = f.Client.CreateSession(ctx, finch.NewSession{
+		CustomerID: customer.ID, CustomerName: cmp.Or(customer.Name, customer.ID), Products: products, MinutesToExpire: reauth.MinSessionMinutes,
+	})
+	var refusal *finch.Error
+	switch {
+	case err == nil:
+		return "", nil
+	case errors.As(err, &refusal) && refusal.FinchCode == finch.CodeConnectionAlreadyExists && refusal.ConnectionID != "":
+		return refusal.ConnectionID, nil
+	}
+	return "", finchTrouble(err)
 }
 
 // finchTrouble sorts Finch's errors.

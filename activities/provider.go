@@ -25,6 +25,9 @@ type Provider interface {
 	// Exchange turns an authorization code into a token. An empty redirectURI
 	// is not sent, as the embedded flow needs it.
 	Exchange(ctx context.Context, code secrets.Secret, redirectURI string) (Grant, error)
+	// FindConnection tells which connection a customer has; empty if none. It may
+	// have to open a session to find out, so it is only asked on explicit request.
+	FindConnection(ctx context.Context, customer CustomerRequest) (connectionID string, err error)
 }
 
 // Access is what a provider is asked with. Providers whose tokens are not per

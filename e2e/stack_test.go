@@ -184,6 +184,9 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 		Introspect: func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
 			return finchClients[application].Introspect(ctx, token.Reveal())
 		},
+		Disconnect: func(ctx context.Context, application string, token secrets.Secret) error {
+			return finchClients[application].Disconnect(ctx, token.Reveal())
+		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := outside.CheckHealth(ctx, nil)
 			return err

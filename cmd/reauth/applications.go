@@ -14,6 +14,7 @@ import (
 	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
+	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/web"
 )
 
@@ -106,6 +107,17 @@ func disconnecter(clients map[string]*finch.Client) func(context.Context, string
 			return lifecycle.ErrUnknownApplication
 		}
 		return client.Disconnect(ctx, token.Reveal())
+	}
+}
+
+// finder asks, by way of a worker, which connection a customer has.
+func finder(find func(context.Context, reauth.FindConnection) (string, error)) func(ctx context.Context, application, customerID, customerName string) (string, error) {
+	return func(ctx context.Context, application, customerID, customerName string) (string, error) {
+		id, err := find(ctx, reauth.FindConnection{Application: application, CustomerID: customerID, CustomerName: customerName})
+		if errors.Is(err, starter.ErrApplicationUnknown) {
+			return "", web.ErrUnknownApplication
+		}
+		return id, err
 	}
 }
 

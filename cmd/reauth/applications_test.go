@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"testing"
@@ -13,6 +15,9 @@ import (
 	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/starter"
+	"github.com/finch-reauth/reauth/web"
 )
 
 // a Finch that takes one client's credentials.
@@ -92,4 +97,17 @@ func mustRead(t *testing.T) []applications.Application {
 	list, err := applicationSettings{os.Getenv("REAUTH_APPLICATIONS")}.further()
 	require.NoError(t, err)
 	return list
+}
+
+func TestFinder(t *testing.T) {
+	var asked reauth.FindConnection
+	answer := error(nil)
+	find := finder(func(_ context.Context, m reauth.FindConnection) (string, error) { asked = m; return "con-1", answer })
+	id, err := find(t.Context(), "sandbox", "cus-1", "Acme")
+	require.NoError(t, err)
+	require.Equal(t, "con-1", id)
+	require.Equal(t, reauth.FindConnection{Application: "sandbox", CustomerID: "cus-1", CustomerName: "Acme"}, asked)
+	answer = fmt.Errorf("find: %w", starter.ErrApplicationUnknown)
+	_, err = find(t.Context(), "nowhere", "cus-1", "")
+	require.ErrorIs(t, err, web.ErrUnknownApplication)
 }
