@@ -47,7 +47,7 @@ func (p *pages) result(v result, back string) page {
 				"Thank you: your sign-in was taken. " + fewNames(v.entities.Working()) + " " + worksOf(v.entities) + ", but " + fewNames(stale) + " still " + need + " you.",
 				"Please sign in once more, with an account that may see every company that was connected before. " + mail,
 			},
-			Facts: entityFacts(v.entities), Button: again,
+			Facts: entityFacts(v.entities, "Works"), Button: again,
 		}
 	case verdictWrong:
 		return page{

@@ -53,15 +53,16 @@ func worksOf(all reauth.Entities) string {
 	return "work"
 }
 
-// entityFacts list the companies, where a connection has several.
-func entityFacts(all reauth.Entities) []fact {
+// entityFacts list the companies, where a connection has several: those that need
+// the reader, and those that work.
+func entityFacts(all reauth.Entities, works string) []fact {
 	stale, working := all.Stale(), all.Working()
 	if len(stale) == 0 || len(all) < 2 {
 		return nil
 	}
 	facts := []fact{{"Needs you", allNames(stale)}}
 	if len(working) > 0 {
-		facts = append(facts, fact{"Still works", allNames(working)})
+		facts = append(facts, fact{works, allNames(working)})
 	}
 	return facts
 }

@@ -30,7 +30,8 @@ func TestLinkNamesCompanies(t *testing.T) {
 	f.open(connID, "c", reauth.PhaseAwaitingCustomer)
 	f.companies("Acme East", "reauth", "Acme <b>West", "reauth", "Acme North", "connected", "Acme Old", "disconnected")
 	page := html.UnescapeString(f.visit("GET", link).Body.String())
-	require.Contains(t, page, "can no longer read the payroll and HR system of Acme East and Acme <b>West. Acme North still works.")
+	require.Contains(t, page, "can no longer read the payroll and HR system of Acme East and Acme <b>West. This happens")
+	require.Contains(t, page, "Signing in once more brings them back. Acme North still works.")
 	require.Contains(t, page, "<dt>Needs you</dt><dd>Acme East, Acme <b>West</dd>")
 	require.Contains(t, page, "<dt>Still works</dt><dd>Acme North</dd>")
 	require.NotContains(t, page, "Acme Old")
@@ -68,6 +69,7 @@ func TestDoneNamesWhatIsLeft(t *testing.T) {
 	w = f.visit("GET", "/done/"+ticket)
 	require.Equal(t, "Almost there", title(w))
 	require.Contains(t, w.Body.String(), "Acme East works, but Acme West and Acme North still need you.")
+	require.Contains(t, w.Body.String(), "<dt>Works</dt><dd>Acme East</dd>")
 	require.Contains(t, w.Body.String(), `href="/again/`)
 }
 
