@@ -45,6 +45,21 @@ lint: ## gofmt, go vet, staticcheck, workflowcheck
 	go run $(STATICCHECK) ./...
 	go run $(WORKFLOWCHECK) ./...
 
+# The folder with a copy of github.com/Finch-API/finch-api-go at v2.4.0, where
+# the module proxy does not have it, as in: make finchsdk FINCH_API_GO=~/finch-api-go
+FINCH_API_GO ?=
+FINCH_MODULE := github.com/Finch-API/finch-api-go/v2
+
+.PHONY: finchsdk
+finchsdk: temporal ## test the module finchsdk, with Finch's official Go client
+	@mod=$$(mktemp -d); trap 'rm -rf "$$mod"' EXIT; \
+		cp finchsdk/go.mod finchsdk/go.sum "$$mod"; export GOFLAGS=-modfile="$$mod/go.mod"; cd finchsdk; \
+		[ -z '$(FINCH_API_GO)' ] || go mod edit -replace '$(FINCH_MODULE)=$(abspath $(FINCH_API_GO))' "$$mod/go.mod"; \
+		go get '$(FINCH_MODULE)@v2.4.0' || { \
+			echo '$(FINCH_MODULE) cannot be had here, so nothing of finchsdk was tested.'; \
+			echo 'With a copy of its repository: make finchsdk FINCH_API_GO=FOLDER'; exit 1; }; \
+		go vet ./... && go test -race -timeout 20m $(ARGS) ./...
+
 .PHONY: histories
 histories: temporal ## record testdata/histories anew, from the workflows as they are now
 	go test -count=1 -timeout 20m ./e2e -run '^TestRecordHistories$$' -record
@@ -52,6 +67,14 @@ histories: temporal ## record testdata/histories anew, from the workflows as the
 .PHONY: screenshots
 screenshots: temporal ## take the pictures in docs/images anew, with Chromium
 	REAUTH_SCREENSHOTS='$(CURDIR)/docs/images' go test -count=1 -timeout 20m ./e2e -run '^TestScreenshots$$'
+
+.PHONY: storm
+storm: ## measure 100,000 reports of 1,000 stale connections
+	go test -run '^$$' -bench Storm -benchtime 1x -timeout 30m ./starter ./web
+
+.PHONY: import
+import: ## import 100,000 rows with crashes in between, and measure it
+	REAUTH_IMPORT_ROWS=100000 go test -count=1 -timeout 20m -v ./imports ./cmd/reauth -run 'ManyRows'
 
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (20s)

@@ -44,6 +44,15 @@ type StormWatcher interface {
 	ReleaseNotices(ctx context.Context, connectionID string, released reauth.NoticesReleased) error
 }
 
+// Finds tells of what a sweep finds.
+type Finds interface {
+	// ReportFound opens a case, or joins the one that is open.
+	ReportFound(ctx context.Context, in reauth.Input) error
+	// AccessBack tells an open case that access is back, or that the connection
+	// is gone; it looks for itself. That none is open is no error.
+	AccessBack(ctx context.Context, connectionID string) error
+}
+
 // Settings are the choices of whoever runs the project.
 type Settings struct {
 	// PublicURL is where customers reach the pages; links in mails begin with it.
@@ -89,12 +98,15 @@ type Activities struct {
 	Hand      Hander
 	Cases     Cases        // nil: cases find out by themselves
 	Storms    StormWatcher // nil: nobody watches, and a storm ends when its time is over
+	Finds     Finds        // of sweeps, which need it
 	Settings  Settings
 	Logger    *slog.Logger
 	Now       func() time.Time
 	// Hasten turns a moment of the machine's clock into one of Now's, where
 	// that one runs faster; nil where the two are the same.
 	Hasten func(time.Time) time.Time
+	// Sleep waits, for tests with a clock of their own; nil is the real one.
+	Sleep func(ctx context.Context, d time.Duration) error
 }
 
 // How long each step waits; docs/architecture.md says why.
@@ -133,10 +145,19 @@ func wordsOf(err error) string {
 	return err.Error()
 }
 
-// access opens the stored token of a connection. ok is false if there is none.
+// access opens the stored token of a connection, or makes an imported one its
+// stored one first. ok is false if there is none.
 func (a *Activities) access(ctx context.Context, connectionID string) (access Access, generation int64, ok bool, err error) {
 	access.ConnectionID = connectionID
 	token, err := a.DB.CurrentToken(ctx, connectionID)
+	if errors.Is(err, db.ErrNotFound) {
+		var adopted bool
+		if adopted, err = a.AdoptImported(ctx, connectionID); err == nil && adopted {
+			token, err = a.DB.CurrentToken(ctx, connectionID)
+		} else if err == nil {
+			err = db.ErrNotFound
+		}
+	}
 	if errors.Is(err, db.ErrNotFound) {
 		return access, 0, false, nil
 	}

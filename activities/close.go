@@ -41,7 +41,7 @@ func (a *Activities) CloseAndTell(ctx context.Context, in CloseInput) (Closed, e
 	if err != nil {
 		return Closed{}, err
 	}
-	closing.Generation = in.Generation
+	closing.Generation, closing.By = in.Generation, in.By
 	_, err = a.DB.CloseCase(ctx, closing)
 	if errors.Is(err, db.ErrNotFound) {
 		return Closed{}, nil // the connection was removed before the case had a row: nobody was told of it

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -13,6 +14,7 @@ import (
 // case's first Connect session if it is. It also turns away reports that must
 // open no case, for starts that did not come through our own doors.
 func (a *Activities) Confirm(ctx context.Context, in ConfirmInput) (Confirmed, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityConfirm)
 	defer startPulse(ctx).end()
 	report := in.Case.Report
 	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
@@ -81,7 +83,7 @@ func (a *Activities) unheard(ctx context.Context, c Case) (*Confirmed, error) {
 			return &Confirmed{Verdict: VerdictSuperseded, Generation: now.Generation}, err
 		}
 	}
-	until, reason, suppressed, err := a.DB.Suppressed(ctx, c.ConnectionID, c.Report.Source, a.Now())
+	until, reason, suppressed, err := a.DB.Suppressed(ctx, c.ConnectionID, c.Report.Source, c.Report.FinchCode, a.Now())
 	if err != nil || !suppressed {
 		return nil, err
 	}
@@ -100,14 +102,16 @@ func (a *Activities) openCase(ctx context.Context, c Case, connection reauth.Con
 }
 
 // judge asks the provider about the report. A provider's error is retried, not
-// believed. With no stored token to ask with, the report is believed.
+// believed. With no stored token to ask with, the report is believed; one that
+// says that the customer's account must be mended is the operator's.
 func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reauth.Connection) (Confirmed, error) {
 	access, _, ok, err := a.access(ctx, connection.ConnectionID)
 	if err != nil {
 		return Confirmed{}, err
 	}
 	if !ok {
-		return Confirmed{Verdict: VerdictStale}, nil
+		verdict, problem, err := a.judgeUnasked(ctx, in)
+		return Confirmed{Verdict: verdict, Problem: problem}, err
 	}
 	provider, err := a.provider(connection.Application)
 	if err != nil {
@@ -130,7 +134,7 @@ func (a *Activities) verdict(in ConfirmInput, inspection Inspection, err error) 
 		case ConditionStale:
 			return VerdictStale, "", nil
 		case ConditionConnected:
-			return VerdictConnected, "", nil
+			return VerdictConnected, lacking(in), nil
 		case ConditionGone:
 			return VerdictNotFound, "", nil
 		case ConditionPending:
@@ -144,7 +148,7 @@ func (a *Activities) verdict(in ConfirmInput, inspection Inspection, err error) 
 	case TroubleSetup:
 		return a.onlyOperator(in.Patient, "The provider says "+trouble.Error()+": the customer's account needs mending that no new login brings.")
 	case TroubleToken:
-		if in.Case.Report.FinchCode == "reauthenticate_user" {
+		if in.Case.Report.FinchCode == reauth.CodeReauth {
 			return VerdictStale, "", nil // a dead token with a clear report: believe the report
 		}
 		return a.onlyOperator(in.Patient, "The provider refuses the stored token ("+trouble.Error()+") without saying that a new login would help.")
@@ -152,6 +156,36 @@ func (a *Activities) verdict(in ConfirmInput, inspection Inspection, err error) 
 		return a.onlyOperator(in.Patient, "The provider refuses the stored token ("+trouble.Error()+") without saying that a new login would help.")
 	}
 	return "", "", retry("ask the provider whether the loss is real", err)
+}
+
+// judgeUnasked judges a report of a connection whose token is not ours to ask
+// with. A later report that the customer must log in again, which joins the
+// case, is written over the code that opened it.
+func (a *Activities) judgeUnasked(ctx context.Context, in ConfirmInput) (Verdict, string, error) {
+	code := in.Case.Report.FinchCode
+	if !reauth.IsSetupCode(code) {
+		return VerdictStale, "", nil
+	}
+	stored, err := a.DB.CaseByID(ctx, in.Case.CaseID)
+	if err != nil {
+		return "", "", err
+	}
+	if stored.FinchCode == reauth.CodeReauth {
+		return VerdictStale, "", nil
+	}
+	return a.onlyOperator(in.Patient, "The backend was told "+code+": the customer's account needs mending that no new login brings. "+
+		"No token of the connection is stored to ask the provider with, so cancel the case once the account is mended.")
+}
+
+// lacking is what the operator should know of a connection that works, but
+// whose account is said to lack something. An operator who was told before, of
+// what blocked the case, is not told again.
+func lacking(in ConfirmInput) string {
+	code := in.Case.Report.FinchCode
+	if in.Patient || !reauth.IsSetupCode(code) {
+		return ""
+	}
+	return "A call was refused with " + code + ", though the provider says that the connection works: the customer's account lacks something that the call needs, a permission, say. No new login mends that, so nobody at the customer was written to."
 }
 
 // onlyOperator is the verdict that only an operator can help. Once the operator

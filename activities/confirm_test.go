@@ -31,11 +31,14 @@ func TestConfirmAsksTheProvider(t *testing.T) {
 	fails := func(f finchsim.Fault) func(customer) { return func(customer) { r.fail(f) } }
 	stale := func(c customer) { require.NoError(t, r.sim.Break(c.id)) }
 	silent := func(o *options) { o.report.FinchCode = "" }
+	coded := func(code string, tokenless bool) func(*options) {
+		return func(o *options) { o.report.FinchCode, o.tokenless = code, tokenless }
+	}
 	for name, test := range map[string]struct {
 		change  func(*options)
 		arrange func(customer)
 		verdict activities.Verdict
-		problem string // of the verdict blocked
+		problem string // of the verdict blocked, or connected
 		// Of an attempt that fails:
 		kind   string
 		after  time.Duration
@@ -80,6 +83,44 @@ func TestConfirmAsksTheProvider(t *testing.T) {
 		"the provider fails": {arrange: fails(always(introspect, finchsim.FaultServerError)), kind: "unavailable"},
 		"no answer":          {arrange: fails(always(introspect, finchsim.FaultDrop)), kind: "no_answer"},
 		"nobody is there":    {change: func(o *options) { o.application = unreachable }, arrange: stale, kind: "unreachable"},
+		// A report about the customer's account opens no session by itself.
+		"an account must be set up, but the login is lost": {change: coded("account_setup_required", false), arrange: stale, verdict: activities.VerdictStale},
+		"an account must be set up, and a dead token": {
+			change: coded("account_setup_required", false), arrange: fails(answer(introspect, 401, invalidToken)),
+			verdict: activities.VerdictBlocked, problem: "invalid_token",
+		},
+		"a permission is missing, but it works": {
+			change: coded("insufficient_account_permissions", false), arrange: status(finch.StatusConnected),
+			verdict: activities.VerdictConnected, problem: "refused with insufficient_account_permissions",
+		},
+		"error_permissions, but it works": {
+			change: coded("error_permissions", false), arrange: status(finch.StatusConnected),
+			verdict: activities.VerdictConnected, problem: "error_permissions",
+		},
+		"error_no_account_setup, and it says so": {
+			change: coded("error_no_account_setup", false), arrange: status(finch.StatusErrorNoAccountSetup),
+			verdict: activities.VerdictBlocked, problem: "error_no_account_setup",
+		},
+		"an account must be set up, and no token is stored": {
+			change: coded("account_setup_required", true), arrange: stale,
+			verdict: activities.VerdictBlocked, problem: "No token of the connection is stored",
+		},
+		"a permission is missing, and no token is stored": {
+			change: coded("insufficient_account_permissions", true), arrange: stale,
+			verdict: activities.VerdictBlocked, problem: "insufficient_account_permissions",
+		},
+		"a permission is missing, no token is stored, and then the login is lost": {
+			change: coded("insufficient_account_permissions", true), arrange: func(c customer) {
+				stale(c)
+				_, err := r.db.OpenCase(t.Context(), db.Case{
+					CaseID: c.ref.CaseID, ConnectionID: c.id, Source: reauth.SourceAPIError,
+					FinchCode: c.ref.Report.FinchCode, OpenedAt: c.ref.OpenedAt,
+				})
+				require.NoError(t, err)
+				require.NoError(t, r.db.Recode(t.Context(), c.ref.CaseID))
+			},
+			verdict: activities.VerdictStale,
+		},
 		"no token is stored": {change: func(o *options) { o.tokenless = true }, arrange: stale, verdict: activities.VerdictStale},
 	} {
 		for _, patient := range []bool{false, true} {
@@ -91,6 +132,9 @@ func TestConfirmAsksTheProvider(t *testing.T) {
 				out, err := run(r, r.acts.Confirm, activities.ConfirmInput{Case: c.ref, Patient: patient})
 
 				kind, after, expected := test.kind, test.after, test.benign
+				if patient && test.verdict == activities.VerdictConnected {
+					test.problem = "" // the operator knows already
+				}
 				if patient && test.verdict == activities.VerdictBlocked { // asked again until it changes
 					kind, after, expected = "blocked", 0, true
 				}
@@ -132,9 +176,9 @@ func TestConfirmTurnsReportsAway(t *testing.T) {
 	r := newRig(t)
 	ctx := t.Context()
 	// ended leaves a case behind that ended a day ago.
-	ended := func(c customer, outcome reauth.Outcome) {
+	ended := func(c customer, outcome reauth.Outcome, code ...string) {
 		at := r.now.Add(-24 * time.Hour)
-		_, err := r.db.OpenCase(ctx, db.Case{CaseID: "before-" + c.id, ConnectionID: c.id, Source: reauth.SourceAPIError, OpenedAt: at})
+		_, err := r.db.OpenCase(ctx, db.Case{CaseID: "before-" + c.id, ConnectionID: c.id, Source: reauth.SourceAPIError, FinchCode: strings.Join(code, ""), OpenedAt: at})
 		require.NoError(t, err)
 		_, err = r.db.CloseCase(ctx, db.Closing{CaseID: "before-" + c.id, Outcome: outcome, At: at})
 		require.NoError(t, err)
@@ -170,6 +214,13 @@ func TestConfirmTurnsReportsAway(t *testing.T) {
 		},
 		"the token was never ours": {
 			arrange: func(c *customer) { c.ref.Report.TokenFingerprint = reauth.Fingerprint("a backend's own") },
+		},
+		"the login is lost, after a false alarm about the account": {
+			arrange: func(c *customer) {
+				ended(*c, reauth.OutcomeFalseAlarm, "error_permissions")
+				c.ref.OpenedAt = c.ref.OpenedAt.Add(-23*time.Hour - 30*time.Minute)
+				r.advance(-23*time.Hour - 30*time.Minute)
+			},
 		},
 		"api_error while reports are suppressed": {
 			arrange: cancelled,

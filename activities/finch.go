@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"time"
 
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
@@ -12,8 +13,24 @@ import (
 
 // Finch is the Provider that talks to Finch.
 type Finch struct {
-	Client *finch.Client
+	Client FinchClient
 }
+
+// FinchClient makes the calls: a finch.Client, or another client that keeps its
+// promises: it never retries, an answer that is not a success is a *finch.Error,
+// no answer matches finch.ErrNoAnswer or finch.ErrNotSent, and no error holds a
+// secret.
+type FinchClient interface {
+	Introspect(ctx context.Context, accessToken string) (finch.Introspection, error)
+	Company(ctx context.Context, accessToken string) error
+	Disconnect(ctx context.Context, accessToken string) error
+	Job(ctx context.Context, accessToken, jobID string) (finch.Job, error)
+	CreateSession(ctx context.Context, session finch.NewSession) (finch.Session, error)
+	Reauthenticate(ctx context.Context, params finch.ReauthenticateParams) (finch.Session, error)
+	Exchange(ctx context.Context, code, redirectURI string) (finch.Token, error)
+}
+
+var _ FinchClient = (*finch.Client)(nil)
 
 // Inspect asks GET /introspect.
 func (f Finch) Inspect(ctx context.Context, access Access) (Inspection, error) {
@@ -25,6 +42,9 @@ func (f Finch) Inspect(ctx context.Context, access Access) (Inspection, error) {
 		ConnectionID: answer.ConnectionID,
 		Status:       answer.Status(),
 		Condition:    conditions[answer.Status()],
+		CustomerID:   answer.CustomerID,
+		CustomerName: answer.CustomerName,
+		System:       finch.SystemName(answer.ProviderID),
 	}
 	for _, entity := range answer.Entities {
 		inspection.Entities = append(inspection.Entities, reauth.Entity{EntityID: entity.ID, Name: entity.Name, Status: entity.Status})
@@ -114,6 +134,9 @@ func finchTrouble(err error) error {
 	out := &ProviderError{Trouble: finchTroubleOf(e), Code: e.FinchCode, RequestID: e.RequestID, RetryAfter: e.RetryAfter}
 	if out.Code == "" {
 		out.Code = e.Name
+	}
+	if out.WaitsUntil = e.WaitsUntil; out.WaitsUntil.IsZero() && e.IsRateLimited() && e.RetryAfter > 0 {
+		out.WaitsUntil = time.Now().Add(e.RetryAfter)
 	}
 	return out
 }

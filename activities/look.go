@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -11,6 +12,7 @@ import (
 // a click is young the answer is to look again, since the customer's own
 // success makes the provider say so before the code is here.
 func (a *Activities) Look(ctx context.Context, in LookInput) (Looked, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityLook)
 	defer startPulse(ctx).end()
 	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
 	if err != nil {

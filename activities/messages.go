@@ -314,6 +314,7 @@ type CloseInput struct {
 	Case       Case           `json:"case"`
 	Outcome    reauth.Outcome `json:"outcome"`
 	Reason     string         `json:"reason,omitempty"`
+	By         string         `json:"by,omitempty"` // who ended the case, where a person did
 	Generation int64          `json:"generation,omitempty"`
 }
 

@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/activity"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -20,6 +21,7 @@ import (
 // send ledger lets nobody hear a step twice. Who can only be told later makes
 // the answer say when to ask again.
 func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityLook)
 	defer startPulse(ctx).end()
 	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
 	if err != nil {

@@ -62,6 +62,9 @@ type Inspection struct {
 	// Entities are the connection's companies, where the provider tells them
 	// apart; only ID, name and status are set.
 	Entities reauth.Entities
+	// CustomerID, CustomerName and System are what the provider knows of the
+	// connection; any may be empty.
+	CustomerID, CustomerName, System string
 }
 
 // SessionRequest asks for a Connect session.
@@ -116,10 +119,16 @@ type ProviderError struct {
 	RequestID string
 	// RetryAfter is how long the provider asks to wait; 0 means it did not say.
 	RetryAfter time.Duration
+	// WaitsUntil is when a call is likely to be made for which the provider's
+	// limit leaves no room; zero where nothing is known.
+	WaitsUntil time.Time
 }
 
 func (e *ProviderError) Error() string {
 	text := string(e.Trouble)
+	if !e.WaitsUntil.IsZero() {
+		return "the provider's limit: waits until " + e.WaitsUntil.UTC().Format("15:04:05 MST")
+	}
 	if e.Code != "" && e.Code != text {
 		text += " (" + e.Code + ")"
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
@@ -32,6 +33,7 @@ const besideExchange = 3 * time.Second
 // sealed, so that Temporal holds it durably before PostgreSQL must. A code
 // whose exchange was answered is never sent again: the token is looked up.
 func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityVerify)
 	hash := reauth.CodeHash(in.Code)
 	if in.LookUp {
 		return a.lookUp(ctx, hash)

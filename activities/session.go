@@ -5,12 +5,14 @@ import (
 	"time"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
 // OpenSession opens a further Connect session of an open case. It waits for a
 // person who pressed the button lately: they may be in Connect with the old one.
 func (a *Activities) OpenSession(ctx context.Context, in SessionInput) (SessionOpened, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityConfirm)
 	defer startPulse(ctx).end()
 	if in.SpareClick {
 		click, err := a.DB.LastClick(ctx, in.Case.CaseID)

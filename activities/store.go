@@ -23,7 +23,7 @@ type Store interface {
 	EnsureLink(ctx context.Context, connectionID, recipient string, keyID uint32, hash func(keyID uint32, version int) ([]byte, error)) (version int, key uint32, err error)
 
 	// Cases, and their timelines.
-	Suppressed(ctx context.Context, connectionID string, source reauth.Source, at time.Time) (until time.Time, reason string, suppressed bool, err error)
+	Suppressed(ctx context.Context, connectionID string, source reauth.Source, finchCode string, at time.Time) (until time.Time, reason string, suppressed bool, err error)
 	OpenCase(ctx context.Context, c db.Case) (opened bool, err error)
 	CaseByID(ctx context.Context, caseID string) (db.Case, error)
 	SetCampaign(ctx context.Context, caseID, campaign string) error
@@ -52,6 +52,23 @@ type Store interface {
 	Quarantine(ctx context.Context, q db.QuarantinedToken) error
 	CurrentToken(ctx context.Context, connectionID string) (db.Token, error)
 	TokenByFingerprint(ctx context.Context, connectionID, fingerprint string) (t db.Token, current bool, err error)
+
+	// Tokens that imports handed in.
+	StagedOf(ctx context.Context, connectionID string, at time.Time) ([]db.StagedToken, error)
+	AdoptStaged(ctx context.Context, a db.StagedAdoption) (db.Adopted, error)
+	SettleStaged(ctx context.Context, v db.StagedVerdict) error
+	PostponeStaged(ctx context.Context, fingerprint string, due time.Time, detail string, counted bool) error
+
+	// Connections that are checked in turn.
+	TakeCheck(ctx context.Context, application string, before time.Time, hold time.Duration) (c db.Check, taken bool, err error)
+	TakeCheckOf(ctx context.Context, connectionID string, hold time.Duration) (c db.Check, taken bool, err error)
+	EndCheck(ctx context.Context, c db.Check, at time.Time) error
+	PutOffCheck(ctx context.Context, c db.Check, by time.Duration) error
+	SweepLag(ctx context.Context, overdueBefore, dueBefore time.Time) (reauth.SweepLag, error)
+	SeenWorking(ctx context.Context, connectionID string, at time.Time) (marked bool, err error)
+	SetConnectionStatus(ctx context.Context, id string, status reauth.ConnectionStatus, at time.Time) error
+	OpenCaseOf(ctx context.Context, connectionID string) (db.Case, error)
+	HoldRestored(ctx context.Context, caseID string, until time.Time) error
 
 	// Storms.
 	MayStorm(ctx context.Context, provider reauth.Provider, count int) (may bool, err error)

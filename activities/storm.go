@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -92,6 +93,7 @@ func (a *Activities) storm(ctx context.Context, id string) (reauth.Storm, error)
 // CheckStorm asks the provider about some of the connections that a storm
 // holds. What it leaves unanswered is not back.
 func (a *Activities) CheckStorm(ctx context.Context, in StormCheck) (StormChecked, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityLook)
 	defer startPulse(ctx).end()
 	sample, err := a.DB.SampleHeld(ctx, in.StormID, in.Round, askOfStorm)
 	if err != nil {
@@ -176,6 +178,10 @@ func (a *Activities) LetGo(ctx context.Context, in reauth.StormInput) (StormRele
 	if a.Storms == nil {
 		return at.Done, nil // the cases wait for the end of the storm's time
 	}
+	storm, err := a.DB.StormByID(ctx, in.StormID)
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		return at.Done, err
+	}
 	for {
 		held, err := a.DB.HeldCases(ctx, in.StormID, at.After, letGoPage)
 		if err != nil || len(held) == 0 {
@@ -186,7 +192,7 @@ func (a *Activities) LetGo(ctx context.Context, in reauth.StormInput) (StormRele
 			if at.Next.After(when) {
 				when = at.Next
 			}
-			if err := a.Storms.ReleaseNotices(ctx, c.ConnectionID, reauth.NoticesReleased{StormID: in.StormID, At: when}); err != nil {
+			if err := a.Storms.ReleaseNotices(ctx, c.ConnectionID, reauth.NoticesReleased{StormID: in.StormID, At: when, How: storm.EndedHow}); err != nil {
 				return at.Done, fmt.Errorf("let a held case go: %w", err)
 			}
 			at = letGo{After: c.CaseID, Next: when.Add(letGoEvery), Done: StormReleased{Cases: at.Done.Cases + 1, Until: when}}

@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
@@ -35,6 +36,7 @@ func tokenBound(connectionID string, generation int64) []string {
 // Verify asks the provider whose a minted token is, and adopts it if it is
 // this connection's. Another's is kept aside, sealed, and never adopted.
 func (a *Activities) Verify(ctx context.Context, in VerifyInput) (Verified, error) {
+	ctx = finch.WithPriority(ctx, finch.PriorityVerify)
 	defer startPulse(ctx).end()
 	a.besideDatabase(ctx, "the phase could not be stored", func(ctx context.Context) error {
 		return a.DB.SetPhase(ctx, in.Case.CaseID, reauth.PhaseVerifying, "")
@@ -225,6 +227,7 @@ func (a *Activities) setAside(ctx context.Context, in VerifyInput, state reauth.
 
 // AwaitWorking waits until a token that is stored works, and closes the case then.
 func (a *Activities) AwaitWorking(ctx context.Context, in WorkingInput) error {
+	ctx = finch.WithPriority(ctx, finch.PriorityVerify)
 	defer startPulse(ctx).end()
 	connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
 	if err != nil {

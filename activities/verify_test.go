@@ -508,3 +508,28 @@ func TestVerifyOpensTheCase(t *testing.T) {
 	assert.Equal(t, reauth.SourceLink, row.Source)
 	assert.Equal(t, reauth.OutcomeRecovered, row.Outcome)
 }
+
+// What is sealed here is listed with its bounds where all that is sealed is sealed
+// anew when keys are rotated.
+func TestWhatIsSealedHereIsSealedAnew(t *testing.T) {
+	r := newRig(t)
+	_, in, _ := r.back()
+	require.NoError(t, r.db.PutMinted(t.Context(), in.Minted.CodeHash, in.Minted.ConnectionID, in.Minted.Fingerprint, in.Minted.Sealed, r.now))
+	perform(r, r.acts.Verify, in) // adopts it
+	_, in, token := r.back()
+	in.Minted.ConnectionID = "con-of-another"
+	var err error
+	in.Minted.Sealed, err = r.keys.Seal([]byte(token), "minted", in.Minted.ConnectionID)
+	require.NoError(t, err)
+	perform(r, r.acts.Verify, in) // sets it aside
+	for _, column := range db.SealedColumns() {
+		out, err := r.db.Reseal(t.Context(), column, db.Resealing{
+			Primary: 0, Limit: 100, Seal: func(sealed []byte, bound []string) ([]byte, error) { return r.keys.Reseal(sealed, bound...) },
+		})
+		require.NoError(t, err)
+		require.Empty(t, out.Failed, column.Table)
+		if column.Table != "held_codes" { // which package web fills
+			require.Positive(t, out.Done, column.Table)
+		}
+	}
+}

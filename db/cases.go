@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
 
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -174,7 +175,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, (SELECT max(at) 
 		return false, err
 	}
 	if newer {
-		return false, addClosed(ctx, tx, c.ConnectionID, c.CaseID, reauth.OutcomeCancelled, ReasonTerminated, c.OpenedAt)
+		return false, addClosed(ctx, tx, c.ConnectionID, c.CaseID, reauth.OutcomeCancelled, "", ReasonTerminated, c.OpenedAt)
 	}
 	if !c.Source.Machine() {
 		if err := endSuppression(ctx, tx, c.ConnectionID, c.OpenedAt); err != nil {
@@ -225,8 +226,9 @@ func (d *DB) Cases(ctx context.Context, filter CaseFilter, after string, limit i
 		return d.sqlx.SelectContext(ctx, &list, selectCases+`
  WHERE ($1 = '' OR k.phase = $1) AND ($2 = '' OR k.outcome = $2) AND ($3 = '' OR k.provider = $3)
    AND (NOT $4 OR (k.opened_at, k.case_id) < ($5, $6))
+   AND ($8 = '' OR c.application = $8)
  ORDER BY k.opened_at DESC, k.case_id DESC LIMIT $7`,
-			filter.Phase, filter.Outcome, filter.Provider, given, from.At, from.ID, limit+1)
+			filter.Phase, filter.Outcome, filter.Provider, given, from.At, from.ID, limit+1, within(ctx))
 	})
 	if len(list) > limit {
 		list = list[:limit]
@@ -262,6 +264,14 @@ UPDATE cases
 func (d *DB) SetPhase(ctx context.Context, caseID string, phase reauth.Phase, lastError string) error {
 	return d.updateCase(ctx, "set a case's phase", caseID, `
 UPDATE cases SET phase = coalesce(nullif($2, ''), phase), last_error = $3 WHERE case_id = $1 AND outcome IS NULL`, phase, plain(lastError))
+}
+
+// Recode notes that an open case, which was opened by one of reauth.SetupCodes,
+// is about a lost login after all. A case of another code, and a closed one,
+// stays as it is. ErrNotFound when there is no such case.
+func (d *DB) Recode(ctx context.Context, caseID string) error {
+	return d.updateCase(ctx, "note another code of a case", caseID, `
+UPDATE cases SET finch_code = $2 WHERE case_id = $1 AND outcome IS NULL AND finch_code = ANY($3)`, reauth.CodeReauth, pq.Array(reauth.SetupCodes()))
 }
 
 // SpendSession takes the session away that a code has used up, so that nobody
@@ -332,6 +342,8 @@ type Closing struct {
 	Outcome reauth.Outcome
 	// Reason says why, as reauth.ReasonConnectionNotFound or in words.
 	Reason string
+	// By says who ended it, where a person did; empty otherwise.
+	By string
 	// Generation is the one that the case ended with; 0 keeps what is stored.
 	Generation int64
 	At         time.Time
@@ -430,11 +442,14 @@ UPDATE cases
 		closing.CaseID, closing.Outcome, reason, closing.Generation, closing.At); err != nil {
 		return err
 	}
-	return addClosed(ctx, tx, connectionID, closing.CaseID, closing.Outcome, reason, closedAt)
+	return addClosed(ctx, tx, connectionID, closing.CaseID, closing.Outcome, closing.By, reason, closedAt)
 }
 
-func addClosed(ctx context.Context, tx *sqlx.Tx, connectionID, caseID string, outcome reauth.Outcome, reason string, at time.Time) error {
+func addClosed(ctx context.Context, tx *sqlx.Tx, connectionID, caseID string, outcome reauth.Outcome, by, reason string, at time.Time) error {
 	detail := string(outcome)
+	if by != "" {
+		detail += " by " + by
+	}
 	if reason != "" {
 		detail += ": " + reason
 	}

@@ -75,12 +75,13 @@ type lockedConnection struct {
 func (c lockedConnection) removed() bool { return c.Status == reauth.StatusRemoved }
 
 // lockConnection locks the row of a connection: the first lock of every
-// transaction that needs more than one.
+// transaction that needs more than one. It is not found where the context is
+// limited to another application.
 func lockConnection(ctx context.Context, tx *sqlx.Tx, id string) (lockedConnection, error) {
 	var c lockedConnection
 	err := tx.GetContext(ctx, &c, `
 SELECT status, provider, application, coalesce(generation, 0) AS generation, last_generation
-  FROM connections WHERE connection_id = $1 FOR NO KEY UPDATE`, id)
+  FROM connections WHERE connection_id = $1 AND ($2 = '' OR application = $2) FOR NO KEY UPDATE`, id, within(ctx))
 	return c, err
 }
 
@@ -89,7 +90,8 @@ SELECT status, provider, application, coalesce(generation, 0) AS generation, las
 // given again (the same address, in upper or lower case) stays the same
 // contact; one that is missing is blanked, and its links are revoked, until it is given
 // again. Of two
-// contacts with the same address the first counts.
+// contacts with the same address the first counts. ErrNotFound where the context
+// is limited to another application than the connection's, as given or as stored.
 //
 // Status and generation of a stored connection stay as they are. A new one is
 // connected unless c says otherwise; a removed one is revived as if it were
@@ -109,6 +111,9 @@ func (d *DB) PutConnection(ctx context.Context, c reauth.Connection) (created bo
 	}
 	now := d.now()
 	err = d.write(ctx, "store a connection", func(ctx context.Context, tx *sqlx.Tx) error {
+		if only := within(ctx); only != "" && c.Application != only {
+			return ErrNotFound
+		}
 		inserted, err := changed(ctx, tx, `
 INSERT INTO connections (connection_id, provider, application, customer_id, customer_name, products, status, created_at, updated_at, system, campaign)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10) ON CONFLICT (connection_id) DO NOTHING`,
@@ -143,7 +148,7 @@ UPDATE connections
 func (d *DB) Connection(ctx context.Context, id string) (c reauth.Connection, err error) {
 	err = d.read(ctx, "read a connection", func(ctx context.Context) error {
 		var row connectionRow
-		if err := d.sqlx.GetContext(ctx, &row, selectConnections+` WHERE c.connection_id = $1`, id); err != nil {
+		if err := d.sqlx.GetContext(ctx, &row, selectConnections+` WHERE c.connection_id = $1 AND ($2 = '' OR c.application = $2)`, id, within(ctx)); err != nil {
 			return err
 		}
 		c, err = row.connection()
@@ -165,7 +170,8 @@ func (d *DB) Connections(ctx context.Context, status reauth.ConnectionStatus, af
 		var rows []connectionRow
 		if err := d.sqlx.SelectContext(ctx, &rows, selectConnections+`
  WHERE c.connection_id > $1 AND CASE WHEN $2 = '' THEN c.status <> 'removed' ELSE c.status = $2 END
- ORDER BY c.connection_id LIMIT $3`, from.ID, status, limit+1); err != nil {
+   AND ($4 = '' OR c.application = $4)
+ ORDER BY c.connection_id LIMIT $3`, from.ID, status, limit+1, within(ctx)); err != nil {
 			return err
 		}
 		if len(rows) > limit {
@@ -183,8 +189,9 @@ func (d *DB) Connections(ctx context.Context, status reauth.ConnectionStatus, af
 	return list, next, err
 }
 
-// RemoveConnection forgets a connection: its tokens, its entities and the
-// suppression of reports are deleted, its contacts blanked, its links revoked. Its cases and
+// RemoveConnection forgets a connection: its tokens, those that an import has
+// handed in too, its entities and the suppression of reports are deleted, its
+// contacts blanked, its links revoked. Its cases and
 // its row stay, and so does every token that is in quarantine or was minted but
 // not adopted. It reports false when the connection was removed before.
 // ErrNotFound when nobody registered it.
@@ -211,7 +218,7 @@ func (d *DB) removeConnection(ctx context.Context, id string, disconnectedAt *ti
 			return err
 		}
 		for _, statement := range []string{
-			`UPDATE connections SET seen_connected_at = NULL, updated_at = $2 WHERE connection_id = $1`,
+			`UPDATE connections SET seen_connected_at = NULL, checked_at = NULL, checking_until = NULL, updated_at = $2 WHERE connection_id = $1`,
 			`UPDATE links SET revoked_at = $2 WHERE connection_id = $1 AND revoked_at IS NULL`,
 			`UPDATE contacts SET email = '', email_key = '', name = '', removed_at = coalesce(removed_at, $2), address_hash = NULL WHERE connection_id = $1`,
 		} {
@@ -224,6 +231,7 @@ func (d *DB) removeConnection(ctx context.Context, id string, disconnectedAt *ti
 			`DELETE FROM tokens WHERE connection_id = $1`,
 			`DELETE FROM suppressions WHERE connection_id = $1`,
 			`DELETE FROM entities WHERE connection_id = $1`,
+			`DELETE FROM staged_tokens WHERE connection_id = $1`,
 		} {
 			if err := exec(ctx, tx, statement, id); err != nil {
 				return err
@@ -255,10 +263,12 @@ func (d *DB) SetConnectionStatus(ctx context.Context, id string, status reauth.C
 }
 
 // setStatus changes the status of a locked connection that was not removed.
+// Whoever sets it has just heard how the connection does, so no check is due.
 func setStatus(ctx context.Context, tx *sqlx.Tx, id string, status reauth.ConnectionStatus, at time.Time) error {
 	return exec(ctx, tx, `
 UPDATE connections
    SET status = $2, updated_at = greatest(updated_at, $3),
-       seen_connected_at = CASE WHEN $2 = 'connected' THEN greatest(seen_connected_at, $3) ELSE seen_connected_at END
+       seen_connected_at = CASE WHEN $2 = 'connected' THEN greatest(seen_connected_at, $3) ELSE seen_connected_at END,
+       checked_at = greatest(checked_at, $3)
  WHERE connection_id = $1`, id, status, at)
 }

@@ -30,6 +30,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -58,6 +59,8 @@ type DB struct {
 	now  func() time.Time
 	// publishes: every line of a case's timeline goes to the backend as well.
 	publishes bool
+	// store is StoreWebhook's statement.
+	store *prepared
 }
 
 // Open connects to the database that a URL names and makes sure that it
@@ -82,7 +85,7 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	pool.SetMaxIdleConns(maxConns / 2)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	pool.SetConnMaxLifetime(time.Hour)
-	d := &DB{sqlx: sqlx.NewDb(pool, "postgres"), now: time.Now}
+	d := &DB{sqlx: sqlx.NewDb(pool, "postgres"), now: time.Now, store: &prepared{query: storeWebhook}}
 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -139,6 +142,29 @@ func (d *DB) Migrate(ctx context.Context) error {
 		return wrap(ctx, doing, err)
 	}
 	return nil
+}
+
+// prepared is a statement that is planned once for each connection, since the
+// planning is most of what it costs.
+type prepared struct {
+	query string
+	stmt  atomic.Pointer[sqlx.Stmt]
+}
+
+// on returns the statement, and prepares it if nobody has. Whoever needs it at
+// the same time waits for no one else.
+func (p *prepared) on(ctx context.Context, pool *sqlx.DB) (*sqlx.Stmt, error) {
+	if stmt := p.stmt.Load(); stmt != nil {
+		return stmt, nil
+	}
+	stmt, err := pool.PreparexContext(ctx, p.query)
+	if err != nil {
+		return nil, err
+	}
+	if !p.stmt.CompareAndSwap(nil, stmt) {
+		_ = stmt.Close()
+	}
+	return p.stmt.Load(), nil
 }
 
 // read runs statements that change nothing.

@@ -27,6 +27,8 @@ var (
 	ErrForeignToken = errors.New("the token belongs to another connection")
 	// ErrRevoked: the API key was revoked, and stays so.
 	ErrRevoked = errors.New("the API key was revoked")
+	// ErrExists: there is one already.
+	ErrExists = errors.New("there is one already")
 	// ErrUnavailable: the database cannot be reached, or is starting, stopping
 	// or out of resources; the same call may work later.
 	ErrUnavailable = errors.New("the database is unavailable")

@@ -10,16 +10,18 @@ import (
 
 // APIKey is a key to the HTTP API, without its secret.
 type APIKey struct {
-	ID         int64          `db:"key_id"`
-	Name       string         `db:"name"`
-	Scopes     pq.StringArray `db:"scopes"`
-	CreatedAt  time.Time      `db:"created_at"`
-	ExpiresAt  *time.Time     `db:"expires_at"`
-	RevokedAt  *time.Time     `db:"revoked_at"`
-	LastUsedAt *time.Time     `db:"last_used_at"`
+	ID     int64          `db:"key_id"`
+	Name   string         `db:"name"`
+	Scopes pq.StringArray `db:"scopes"`
+	// Application is the only one whose connections the key may see; empty for all.
+	Application string     `db:"application"`
+	CreatedAt   time.Time  `db:"created_at"`
+	ExpiresAt   *time.Time `db:"expires_at"`
+	RevokedAt   *time.Time `db:"revoked_at"`
+	LastUsedAt  *time.Time `db:"last_used_at"`
 }
 
-const keyColumns = `key_id, name, scopes, created_at, expires_at, revoked_at, last_used_at`
+const keyColumns = `key_id, name, scopes, application, created_at, expires_at, revoked_at, last_used_at`
 
 // EnsureAPIKey makes the key with the SHA-256 hash the one that bears a name,
 // with these scopes. A key with another hash that bore the name is revoked: a
@@ -53,6 +55,35 @@ UPDATE api_keys SET revoked_at = $3 WHERE name = $1 AND hash <> $2 AND revoked_a
 		return exec(ctx, tx, `
 INSERT INTO api_keys (name, hash, scopes, created_at) VALUES ($1, $2, $3, $4)`, name, hash, pq.Array(scopes), now)
 	})
+}
+
+// CreateAPIKey stores a new key with the SHA-256 of its secret; ID and times but
+// ExpiresAt are made here. ErrExists when a key that was not revoked bears the name.
+func (d *DB) CreateAPIKey(ctx context.Context, k APIKey, hash []byte) (created APIKey, err error) {
+	if k.Scopes == nil {
+		k.Scopes = pq.StringArray{}
+	}
+	now := d.now()
+	err = d.write(ctx, "store an API key", func(ctx context.Context, tx *sqlx.Tx) error {
+		made, err := first(ctx, tx, &created, `
+INSERT INTO api_keys (name, hash, scopes, application, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (name) WHERE revoked_at IS NULL DO NOTHING RETURNING `+keyColumns,
+			k.Name, hash, k.Scopes, k.Application, now, k.ExpiresAt)
+		if err == nil && !made {
+			return ErrExists
+		}
+		return err
+	})
+	return created, err
+}
+
+// APIKeyByName returns the key that bears a name and was not revoked. ErrNotFound
+// when there is none.
+func (d *DB) APIKeyByName(ctx context.Context, name string) (k APIKey, err error) {
+	err = d.read(ctx, "find an API key", func(ctx context.Context) error {
+		return d.sqlx.GetContext(ctx, &k, `SELECT `+keyColumns+` FROM api_keys WHERE name = $1 AND revoked_at IS NULL`, name)
+	})
+	return k, err
 }
 
 // APIKeyByHash returns a key by the SHA-256 of its secret, also one that is

@@ -41,7 +41,7 @@ func (d *DB) EnsureLink(ctx context.Context, connectionID, recipient string, key
 			return ErrRemoved
 		}
 		found, err := first(ctx, tx, &live, `
-SELECT version, key_id FROM links WHERE connection_id = $1 AND recipient = $2 AND revoked_at IS NULL`, connectionID, recipient)
+SELECT version, key_id FROM links WHERE connection_id = $1 AND recipient = $2 AND revoked_at IS NULL AND superseded_at IS NULL`, connectionID, recipient)
 		if found || err != nil {
 			return err
 		}
@@ -74,7 +74,37 @@ SELECT link_id, connection_id, recipient, version, key_id, created_at, revoked_a
 	return l, err
 }
 
-// RevokeLinks revokes the live link of a connection's recipient, or all the
+// SupersedeLinks sees to it that no live link needs any key but keyID: those
+// derived with another still lead where they led, but the next message to their
+// recipients gets a link of its own. It looks at limit links at most, leaves alone
+// what another transaction holds, and returns how many it changed.
+func (d *DB) SupersedeLinks(ctx context.Context, keyID uint32, limit int) (n int, err error) {
+	now := d.now()
+	err = d.write(ctx, "supersede links", func(ctx context.Context, tx *sqlx.Tx) error {
+		result, err := tx.ExecContext(ctx, `
+UPDATE links SET superseded_at = $2 WHERE link_id IN (
+    SELECT link_id FROM links WHERE revoked_at IS NULL AND superseded_at IS NULL AND key_id <> $1
+     ORDER BY link_id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED)`, int64(keyID), now, limit)
+		if err != nil {
+			return err
+		}
+		changed, err := result.RowsAffected()
+		n = int(changed)
+		return err
+	})
+	return n, err
+}
+
+// LinksByKey counts the links by the key that their next message would need.
+func (d *DB) LinksByKey(ctx context.Context) (count map[uint32]int, err error) {
+	err = d.read(ctx, "count the links of each key", func(ctx context.Context) error {
+		count, err = countByKey(ctx, d.sqlx, `SELECT key_id, count(*) AS n FROM links WHERE revoked_at IS NULL AND superseded_at IS NULL GROUP BY key_id`)
+		return err
+	})
+	return count, err
+}
+
+// RevokeLinks revokes the live links of a connection's recipient, or all the
 // connection's links when recipient is empty.
 func (d *DB) RevokeLinks(ctx context.Context, connectionID, recipient string) error {
 	now := d.now()

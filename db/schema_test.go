@@ -32,6 +32,12 @@ func TestWrongRowsAreImpossible(t *testing.T) {
 
 	require.NoError(t, s.SeeEntities(s.ctx, "c1", reauth.Entities{{EntityID: "e1", Name: "East", Status: "connected"}}, t0))
 	require.NoError(t, s.Quarantine(s.ctx, db.QuarantinedToken{Fingerprint: hex32, Sealed: []byte("x"), At: t0}))
+	_, err = s.BeginImport(s.ctx, "i1", true)
+	require.NoError(t, err)
+	_, err = s.raw.Exec(`INSERT INTO staged_tokens (fingerprint, import_id, line, connection_id, sealed, minted_at, state, due_at)
+VALUES ('ffffffffffffffffffffffffffffffff', 'i1', 1, 'c1', 'x', now(), 'waiting', now())`)
+	require.NoError(t, err)
+
 	const fp = `'0123456789abcdef0123456789abcdef'`
 	for name, test := range map[string]struct{ statement, constraint string }{
 		"an entity of nobody":            {`INSERT INTO entities (connection_id, entity_id, position, name, status, since, seen_at) VALUES ('c9', 'e', 1, '', 'x', now(), now())`, "entities_connection_id_fkey"},
@@ -77,9 +83,21 @@ func TestWrongRowsAreImpossible(t *testing.T) {
 		"a released code that is kept":   {`INSERT INTO held_codes (hash, sealed, held_at, released_at) VALUES (` + fp + `, 'x', now(), now())`, "held_codes_erased_iff_released"},
 		"an API key in plain text":       {`INSERT INTO api_keys (name, hash, created_at) VALUES ('x', 'the key', now())`, "api_keys_hash_length"},
 		"both delivered and given up":    {`INSERT INTO outbox (event_id, type, payload, created_at, due_at, delivered_at, abandoned_at) VALUES ('1', 'x', '{}', now(), now(), now(), now())`, "outbox_one_end"},
+		"a staged token in plain text":   {`INSERT INTO staged_tokens (fingerprint, import_id, line, sealed, minted_at, state, due_at) VALUES ('the token', 'i1', 1, 'x', now(), 'waiting', now())`, "staged_fingerprint_form"},
+		"a rejected token that is kept":  {`UPDATE staged_tokens SET state = 'rejected'`, "staged_erased_iff_settled"},
+		"a waiting token that is erased": {`UPDATE staged_tokens SET sealed = NULL`, "staged_erased_iff_settled"},
+		"adopted as no generation":       {`UPDATE staged_tokens SET state = 'adopted', sealed = NULL`, "staged_generation_iff_adopted"},
+		"a staged token of nobody":       {`UPDATE staged_tokens SET connection_id = 'c9'`, "staged_tokens_connection_id_fkey"},
+		"a staged token of no import":    {`UPDATE staged_tokens SET import_id = 'i9'`, "staged_tokens_import_id_fkey"},
+		"an import of no known content":  {`UPDATE imports SET lines_done = 5`, "imports_content_iff_begun"},
+		"a rejected row without a why":   {`INSERT INTO import_rejects (import_id, line, problem) VALUES ('i1', 1, '')`, "import_rejects_problem_set"},
 		"a suppression without an end":   {`UPDATE suppressions SET until = began_at - interval '1 s'`, "suppressions_end_after_begin"},
 		"a suppression that is no alarm": {`UPDATE suppressions SET outcome = 'false_alarm'`, "suppressions_false_alarms_counted"},
 		"a connection that vanishes":     {`DELETE FROM connections WHERE connection_id = 'c1'`, "fkey"},
+		"an event over, and not over":    {`INSERT INTO webhooks (provider, event_id, body_sha256, received_at, connection_id, state, processed_at) VALUES ('finch', '1', sha256('x'), now(), 'c1', 'waiting', now())`, "webhooks_processed_iff_over"},
+		"an event that waits for none":   {`INSERT INTO webhooks (provider, event_id, body_sha256, received_at, state) VALUES ('finch', '1', sha256('x'), now(), 'waiting')`, "webhooks_waiting_has_line"},
+		"an event in another state":      {`INSERT INTO webhooks (provider, event_id, body_sha256, received_at, state, processed_at) VALUES ('finch', '1', sha256('x'), now(), 'odd', now())`, "webhooks_state_known"},
+		"an event's whole body":          {`INSERT INTO webhooks (provider, event_id, body_sha256, received_at, state, processed_at, body) VALUES ('finch', '1', sha256('x'), now(), 'ignored', now(), repeat('x', 3000))`, "webhooks_body_bounded"},
 		"a malformed connection ID":      {`INSERT INTO connections (connection_id, provider, application, status, created_at, updated_at) VALUES ('a b', 'finch', 'default', 'stale', now(), now())`, "connections_id_form"},
 	} {
 		t.Run(name, func(t *testing.T) {

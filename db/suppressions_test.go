@@ -39,7 +39,7 @@ func TestSuppressed(t *testing.T) {
 		require.True(t, known)
 		for _, source := range reauth.Sources() {
 			for _, after := range []time.Duration{0, time.Microsecond, time.Hour - time.Microsecond, time.Hour, 29 * day, 30*day - time.Microsecond, 30 * day, 31 * day} {
-				until, reason, suppressed, err := s.Suppressed(s.ctx, id, source, t0.Add(after))
+				until, reason, suppressed, err := s.Suppressed(s.ctx, id, source, "", t0.Add(after))
 				require.NoError(t, err)
 				want := machine[source] && after < period
 				name := fmt.Sprintf("%s, %s, %s later", outcome, source, after)
@@ -54,7 +54,7 @@ func TestSuppressed(t *testing.T) {
 			}
 		}
 	}
-	_, _, suppressed, err := s.Suppressed(s.ctx, "unknown", reauth.SourceSweep, t0)
+	_, _, suppressed, err := s.Suppressed(s.ctx, "unknown", reauth.SourceSweep, "", t0)
 	require.NoError(t, err)
 	assert.False(t, suppressed)
 }
@@ -124,7 +124,7 @@ func TestSuppressionEnds(t *testing.T) {
 				s.open(t, "c1", "k1", t0.Add(-time.Hour))
 				s.end(t, "k1", outcome, t0)
 				test.end(t, s)
-				_, _, suppressed, err := s.Suppressed(s.ctx, "c1", reauth.SourceWebhook, t0.Add(30*time.Minute))
+				_, _, suppressed, err := s.Suppressed(s.ctx, "c1", reauth.SourceWebhook, "", t0.Add(30*time.Minute))
 				require.NoError(t, err)
 				assert.Equal(t, want, suppressed)
 			})
@@ -143,7 +143,7 @@ func TestFalseAlarmsAreSuppressedLongerEachTime(t *testing.T) {
 		_, err := s.OpenCase(s.ctx, db.Case{CaseID: id, ConnectionID: "c1", Source: reauth.SourceSweep, OpenedAt: at})
 		require.NoError(t, err)
 		s.end(t, id, outcome, at)
-		until, _, suppressed, err := s.Suppressed(s.ctx, "c1", reauth.SourceSweep, at)
+		until, _, suppressed, err := s.Suppressed(s.ctx, "c1", reauth.SourceSweep, "", at)
 		require.NoError(t, err)
 		if !suppressed {
 			return 0
@@ -173,7 +173,7 @@ func TestFalseAlarmsAreSuppressedLongerEachTime(t *testing.T) {
 	at = at.Add(day)
 	s.open(t, "c1", "asked", at)
 	s.end(t, "asked", reauth.OutcomeFalseAlarm, at)
-	until, _, _, err := s.Suppressed(s.ctx, "c1", reauth.SourceSweep, at)
+	until, _, _, err := s.Suppressed(s.ctx, "c1", reauth.SourceSweep, "", at)
 	require.NoError(t, err)
 	assert.Equal(t, 4*time.Hour, until.Sub(at))
 }

@@ -34,7 +34,8 @@ type tokenRow struct {
 func (d *DB) CurrentToken(ctx context.Context, connectionID string) (Token, error) {
 	var row tokenRow
 	err := d.read(ctx, "read the current token", func(ctx context.Context) error {
-		return d.sqlx.GetContext(ctx, &row, selectTokens+` WHERE connection_id = $1 AND state = 'current'`, connectionID)
+		return d.sqlx.GetContext(ctx, &row, selectTokens+` WHERE connection_id = $1 AND state = 'current'
+   AND ($2 = '' OR EXISTS (SELECT FROM connections c WHERE c.connection_id = tokens.connection_id AND c.application = $2))`, connectionID, within(ctx))
 	})
 	return row.Token, err
 }

@@ -398,7 +398,7 @@ func (e *Environment) finch() Part {
 
 // service are the settings that the worker and the HTTP service share.
 func (e *Environment) service() map[string]string {
-	return map[string]string{
+	settings := map[string]string{
 		"DATABASE_URL":           e.ready.DatabaseURL,
 		"TEMPORAL_ADDRESS":       e.ready.TemporalAddress,
 		"TEMPORAL_NAMESPACE":     e.ready.TemporalNamespace,
@@ -407,6 +407,12 @@ func (e *Environment) service() map[string]string {
 		"REAUTH_TEMPORAL_UI_URL": e.ready.TemporalUIURL,
 		"FINCH_BASE_URL":         e.ready.FinchURL,
 	}
+	if e.options.Finch == nil {
+		// The simulated Finch takes any number of calls, unless a knob says
+		// otherwise, and with --speed a minute's calls come within moments.
+		e.unlessSet(settings, "REAUTH_FINCH_LIMIT", "off")
+	}
+	return settings
 }
 
 func (e *Environment) worker() Part {
@@ -420,6 +426,7 @@ func (e *Environment) worker() Part {
 	if e.clock != nil {
 		settings["REAUTH_DEV_CLOCK"] = e.clock.String()
 	}
+	e.unlessSet(settings, "REAUTH_OUTBOUND_ALLOW", "loopback") // where the inbox is
 	e.unlessSet(settings, "REAUTH_MAIL_FROM", "Acme Insights <connections@acme-insights.example>")
 	e.unlessSet(settings, "REAUTH_PRODUCT_NAME", "Acme Insights")
 	e.unlessSet(settings, "REAUTH_SUPPORT_EMAIL", "support@acme-insights.example")
@@ -438,6 +445,7 @@ func (e *Environment) serve() Part {
 		"REAUTH_CODEC_ORIGINS":     e.ready.TemporalUIURL + "," + strings.Replace(e.ready.TemporalUIURL, "127.0.0.1", "localhost", 1),
 		"REAUTH_CODEC_OPEN":        "true",
 		"REAUTH_METRICS_OPEN":      "true",
+		"REAUTH_SIGN_IN_BY_KEY":    "true",
 	})
 	e.unlessSet(settings, "REAUTH_PRODUCT_NAME", "Acme Insights")
 	e.unlessSet(settings, "REAUTH_SUPPORT_EMAIL", "support@acme-insights.example")

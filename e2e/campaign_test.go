@@ -174,6 +174,16 @@ func (r *receiver) types() (list []string) {
 	return list
 }
 
+// text is all that has arrived.
+func (r *receiver) text(t *testing.T) string {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	raw, err := json.Marshal(r.events)
+	require.NoError(t, err)
+	return string(raw)
+}
+
 // The backend hears of every step of a case, in their order.
 func TestEveryStepIsAWebhook(t *testing.T) {
 	t.Parallel()
@@ -192,9 +202,7 @@ func TestEveryStepIsAWebhook(t *testing.T) {
 	data := r.of("reauth.case.notice_sent")[0]["data"].(map[string]any)
 	assert.Equal(t, c.id, data["connection_id"])
 	assert.Equal(t, "cus-1", data["customer_id"])
-	raw, err := json.Marshal(r.events)
-	require.NoError(t, err)
-	assert.NotContains(t, string(raw), customerMail, "no personal data where nobody is to be written to")
+	assert.NotContains(t, r.text(t), customerMail, "no personal data where nobody is to be written to")
 }
 
 // Headless: we mail nobody, and the backend can write itself with what it gets.
@@ -249,7 +257,7 @@ func TestStorm(t *testing.T) {
 	s := newStack(t, func(o *options) {
 		o.settings = func(a *activities.Settings) {
 			a.Storm = db.StormRule{Count: 5, Share: 0.1, Window: 5 * time.Minute, AtMost: time.Hour}
-			a.StormSettles = 5 * time.Second
+			a.StormSettles = 30 * time.Second // a busy machine confirms slowly; whoever asks before it is a storm is not held
 		}
 	})
 	customers := make([]customer, many)

@@ -30,12 +30,18 @@ type environment struct {
 
 func startDev(t *testing.T, data string, arguments ...string) *environment {
 	t.Helper()
+	return startDevWith(t, nil, data, arguments...)
+}
+
+// startDevWith starts it with more settings, as "NAME=value".
+func startDevWith(t *testing.T, settings []string, data string, arguments ...string) *environment {
+	t.Helper()
 	binary, err := program()
 	require.NoError(t, err)
 	e := &environment{stack: &stack{t: t, logs: &logs{}}, data: data, file: filepath.Join(t.TempDir(), "ready.json")}
 	e.cmd = exec.Command(binary, append([]string{"dev", "--data", data, "--ports", "auto", "--ready-file", e.file}, arguments...)...)
 	e.cmd.Stdout, e.cmd.Stderr = e.logs, e.logs
-	e.cmd.Env = append(os.Environ(), "FINCH_CLIENT_ID=", "DATABASE_URL=")
+	e.cmd.Env = append(append(os.Environ(), "FINCH_CLIENT_ID=", "DATABASE_URL="), settings...)
 	require.NoError(t, e.cmd.Start())
 	t.Cleanup(e.stop)
 	e.eventually("everything answers", func() bool { _, err := os.Stat(e.file); return err == nil })

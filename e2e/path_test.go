@@ -20,6 +20,7 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/finch/finchsim"
 	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/reauth"
@@ -259,6 +260,22 @@ func TestFinchsWebhookOpensACase(t *testing.T) {
 	s.link()
 	_, view := s.call(http.MethodGet, "/v1/connections/"+c.id+"/reauth", nil)
 	assert.Equal(t, "webhook", view["source"], "%v", view)
+	s.reconnect(s.browser())
+	assert.Equal(t, reauth.OutcomeRecovered, s.result(c).Outcome)
+}
+
+// A data sync that meets a lost login may be the only one to say so.
+func TestFinchsJobOpensACase(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	c := s.register()
+	_, err := s.sim.Sync(c.id, finch.JobReauthError)
+	require.NoError(t, err)
+	s.link()
+	_, view := s.call(http.MethodGet, "/v1/connections/"+c.id+"/reauth", nil)
+	assert.Equal(t, "webhook", view["source"], "%v", view)
+	assert.Equal(t, "job.data_sync_all.completed: reauth_error", view["reason"])
+	assert.Contains(t, fmt.Sprint(view["timeline"]), "Finch's webhook said: job.data_sync_all.completed. The job that it names had lost its access.")
 	s.reconnect(s.browser())
 	assert.Equal(t, reauth.OutcomeRecovered, s.result(c).Outcome)
 }

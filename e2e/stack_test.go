@@ -33,6 +33,7 @@ import (
 	"github.com/finch-reauth/reauth/finch/finchsim"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/inbox"
+	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
@@ -187,6 +188,9 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 		Disconnect: func(ctx context.Context, application string, token secrets.Secret) error {
 			return finchClients[application].Disconnect(ctx, token.Reveal())
 		},
+		Job: func(ctx context.Context, _ string, token secrets.Secret, jobID string) (finch.Job, error) {
+			return finchClient.Job(ctx, token.Reveal(), jobID)
+		},
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := outside.CheckHealth(ctx, nil)
 			return err
@@ -201,6 +205,7 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 	forwarded.Go(func() {
 		web.Forwarder{DB: s.db, Keys: s.keys, Starter: outsideStarter, Logger: s.logger(), Every: 200 * time.Millisecond}.Run(forwarding)
 	})
+	forwarded.Go(func() { handler.ActOnWebhooks(forwarding) })
 	t.Cleanup(func() { stopForwarding(); forwarded.Wait() })
 	if !s.options.noWorker {
 		s.startWorker()
@@ -228,11 +233,13 @@ func (s *stack) startWorker() {
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan struct{})
 	s.stop, s.stopped = stop, stopped
+	here, err := outbound.Parse(outbound.Loopback)
+	require.NoError(s.t, err)
 	go func() {
 		defer close(stopped)
 		err := worker.Run(ctx, worker.Config{
 			Temporal: s.temporal, Activities: s.acts, DB: s.db, TaskQueue: s.taskQueue, Logger: s.logger(),
-			WebhookURL: s.options.webhookURL, WebhookSecret: webhookSecret,
+			WebhookURL: s.options.webhookURL, WebhookSecret: webhookSecret, Outbound: here,
 			Chat: s.options.chat,
 		})
 		if err != nil {

@@ -66,6 +66,10 @@ func calls() map[string]func(context.Context, *finch.Client) error {
 			_, err := c.Introspect(ctx, accessToken)
 			return err
 		},
+		"Job": func(ctx context.Context, c *finch.Client) error {
+			_, err := c.Job(ctx, accessToken, "job-1")
+			return err
+		},
 		"Company":    func(ctx context.Context, c *finch.Client) error { return c.Company(ctx, accessToken) },
 		"Disconnect": func(ctx context.Context, c *finch.Client) error { return c.Disconnect(ctx, accessToken) },
 		"CreateSandboxConnection": func(ctx context.Context, c *finch.Client) error {
@@ -465,5 +469,36 @@ func assertClean(t *testing.T, text string) {
 	t.Helper()
 	for _, secret := range []string{clientSecret, accessToken, authCode} {
 		assert.NotContains(t, text, secret)
+	}
+}
+
+func TestJob(t *testing.T) {
+	var path string
+	answer := `{"job_id":"job/1","job_url":"u","type":"data_sync_all","status":"reauth_error","created_at":"x","completed_at":"2026-11-02T09:00:00Z"}`
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		path = r.URL.EscapedPath()
+		_, _ = io.WriteString(w, answer)
+	})
+	job, err := c.Job(t.Context(), accessToken, "job/1")
+	require.NoError(t, err)
+	assert.Equal(t, "/jobs/automated/job%2F1", path, "an ID stays one part of the path")
+	assert.Equal(t, finch.Job{
+		ID: "job/1", Type: "data_sync_all", Status: finch.JobReauthError,
+		CompletedAt: finch.Timestamp{Time: time.Date(2026, 11, 2, 9, 0, 0, 0, time.UTC)},
+	}, job)
+	assert.False(t, job.Running())
+
+	answer = `{"job_id":"job-1","status":"in_progress","completed_at":null}`
+	job, err = c.Job(t.Context(), accessToken, "job-1")
+	require.NoError(t, err)
+	assert.True(t, job.Running())
+	assert.True(t, job.CompletedAt.IsZero())
+
+	answer = `{"job_id":"job-1"}`
+	_, err = c.Job(t.Context(), accessToken, "job-1")
+	require.ErrorIs(t, err, finch.ErrNoAnswer, "a job without a status says nothing")
+	for _, id := range []string{"", ".", ".."} {
+		_, err = c.Job(t.Context(), accessToken, id)
+		require.ErrorIs(t, err, finch.ErrNotSent, "the path would be another one")
 	}
 }

@@ -59,6 +59,9 @@ type Error struct {
 	// RetryAfter is how long Finch asks to wait; 0 if it does not say. It is
 	// never more than 24 hours.
 	RetryAfter time.Duration
+	// WaitsUntil is when a call is likely to go out that LimitTransport did not
+	// send; zero for every other error.
+	WaitsUntil time.Time
 	// ConnectionID is the connection that stands in the way, when a new session
 	// is refused with connection_already_exists.
 	ConnectionID string
@@ -202,7 +205,7 @@ func parseError(status int, h http.Header, body []byte, secrets []string) *Error
 	if wire.Message == "" {
 		wire.Message = wire.Description
 	}
-	return &Error{
+	out := &Error{
 		Status:       status,
 		Name:         word(wire.Name, secrets),
 		FinchCode:    word(wire.FinchCode, secrets),
@@ -212,6 +215,10 @@ func parseError(status int, h http.Header, body []byte, secrets []string) *Error
 		ConnectionID: word(wire.Context.ConnectionID, secrets),
 		hint:         hint(wire.Message),
 	}
+	if out.FinchCode == CodeBudget {
+		out.WaitsUntil, _ = time.Parse(time.RFC3339, h.Get(HeaderUntil))
+	}
+	return out
 }
 
 // word keeps an identifier, and drops what is none or holds a secret.
@@ -305,10 +312,7 @@ type unanswered struct {
 }
 
 func (c *Client) unanswered(q call, cause error, reached bool) error {
-	// Go quotes what it cannot understand of an answer, which might be a token
-	// that was minted just now.
-	said := quoted.ReplaceAllString(cause.Error(), `"…"`)
-	return &unanswered{op: q.String(), text: text(said, c.secrets(q)), reached: reached, cause: cause}
+	return Unanswered(q.String(), cause, reached, c.secrets(q)...)
 }
 
 var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"?`)

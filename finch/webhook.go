@@ -26,6 +26,9 @@ const WebhookTolerance = 300 * time.Second
 var (
 	// ErrWebhook matches the error of a webhook that cannot be trusted.
 	ErrWebhook = errors.New("webhook not verified")
+	// ErrWebhookLate matches the error of a webhook that Finch did sign, at a
+	// time that is too far from now. It matches ErrWebhook as well.
+	ErrWebhookLate = fmt.Errorf("%w: %s is more than %s from now", ErrWebhook, HeaderTimestamp, WebhookTolerance)
 	// ErrWebhookSecret says that none of our own secrets can be used, which is
 	// not the sender's fault.
 	ErrWebhookSecret = errors.New("no usable webhook secret")
@@ -45,7 +48,8 @@ func CheckWebhookSecret(secret string) error {
 // most WebhookTolerance from now, and returns the event's ID, by which repeated
 // deliveries are recognised. While a secret is being rotated, the header holds
 // several signatures, and secrets may hold the old one and the new. The error
-// matches ErrWebhook, or ErrWebhookSecret.
+// matches ErrWebhook, or ErrWebhookSecret, and ErrWebhookLate if nothing but the
+// time is wrong.
 func VerifyWebhook(secrets []string, h http.Header, body []byte, now time.Time) (eventID string, err error) {
 	eventID = h.Get(HeaderEventID)
 	stamp := h.Get(HeaderTimestamp)
@@ -58,9 +62,7 @@ func VerifyWebhook(secrets []string, h http.Header, body []byte, now time.Time) 
 		return "", fmt.Errorf("%w: %s is not a number of seconds", ErrWebhook, HeaderTimestamp)
 	}
 	const tolerance = int64(WebhookTolerance / time.Second)
-	if seconds < now.Unix()-tolerance || seconds > now.Unix()+tolerance {
-		return "", fmt.Errorf("%w: %s is more than %s from now", ErrWebhook, HeaderTimestamp, WebhookTolerance)
-	}
+	late := seconds < now.Unix()-tolerance || seconds > now.Unix()+tolerance
 	given := strings.Fields(strings.Join(signatures, " "))
 	usable := false
 	for _, secret := range secrets {
@@ -75,7 +77,10 @@ func VerifyWebhook(secrets []string, h http.Header, body []byte, now time.Time) 
 				matches = true
 			}
 		}
-		if matches {
+		switch {
+		case matches && late:
+			return "", ErrWebhookLate
+		case matches:
 			return eventID, nil
 		}
 	}

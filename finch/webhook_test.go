@@ -2,6 +2,7 @@ package finch_test
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -48,8 +49,9 @@ func TestVerifyWebhook(t *testing.T) {
 		"Finch's test vector":             {header: vectorHeader()},
 		"300 seconds old":                 {header: vectorHeader(), after: 300 * time.Second},
 		"300 seconds early":               {header: vectorHeader(), after: -300 * time.Second},
-		"301 seconds old":                 {header: vectorHeader(), after: 301 * time.Second, want: finch.ErrWebhook},
-		"301 seconds early":               {header: vectorHeader(), after: -301 * time.Second, want: finch.ErrWebhook},
+		"301 seconds old":                 {header: vectorHeader(), after: 301 * time.Second, want: finch.ErrWebhookLate},
+		"301 seconds early":               {header: vectorHeader(), after: -301 * time.Second, want: finch.ErrWebhookLate},
+		"a forgery that is late":          {secrets: []string{other}, header: vectorHeader(), after: time.Hour, want: finch.ErrWebhook},
 		"rotation, the new secret signs":  {header: with("Finch-Signature", vectorSignature+" v1,b3RoZXI=")},
 		"rotation, the other order":       {header: with("Finch-Signature", "v1,b3RoZXI= "+vectorSignature)},
 		"rotation, in two header lines":   {header: with("Finch-Signature", "v1,b3RoZXI=", vectorSignature)},
@@ -82,6 +84,8 @@ func TestVerifyWebhook(t *testing.T) {
 			id, err := finch.VerifyWebhook(tc.secrets, tc.header, []byte(tc.body), time.Unix(vectorTime, 0).Add(tc.after))
 			if tc.want != nil {
 				require.ErrorIs(t, err, tc.want)
+				assert.Equal(t, errors.Is(tc.want, finch.ErrWebhookLate), errors.Is(err, finch.ErrWebhookLate))
+				assert.Equal(t, !errors.Is(tc.want, finch.ErrWebhookSecret), errors.Is(err, finch.ErrWebhook))
 				assert.Empty(t, id)
 				return
 			}

@@ -64,28 +64,27 @@ type Ended struct {
 
 // Remove disconnects a connection at its provider and removes it then: nothing is
 // removed unless the provider has ended it, or knows it no longer. A connection
-// that was removed and disconnected before stays so. The error is ErrNoToken,
+// that was removed and disconnected before stays so, and removed is false. The error is ErrNoToken,
 // ErrUnavailable, a Refused, or the database's; what came of it is in the timeline.
-func (e Ender) Remove(ctx context.Context, connectionID string) error {
+func (e Ender) Remove(ctx context.Context, connectionID string) (removed bool, err error) {
 	c, err := e.DB.Connection(ctx, connectionID)
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case c.Status == reauth.StatusRemoved && c.DisconnectedAt != nil:
-		return nil
+		return false, nil
 	}
 	ended, err := e.disconnect(ctx, c)
 	if err != nil {
 		e.note(ctx, c, "disconnect_failed", "It was to be disconnected at the provider and removed, but was not: "+err.Error()+".")
-		return err
+		return false, err
 	}
 	said := "It was disconnected at the provider."
 	if ended.How == db.EndedGone {
 		said = "It was to be disconnected at the provider, which knew it no longer (" + ended.Code + ")."
 	}
 	e.note(ctx, c, "disconnected", said)
-	_, err = e.DB.RemoveDisconnected(ctx, connectionID)
-	return err
+	return e.DB.RemoveDisconnected(ctx, connectionID)
 }
 
 func (e Ender) disconnect(ctx context.Context, c reauth.Connection) (Ended, error) {

@@ -30,6 +30,12 @@ type rig struct {
 	now    time.Time
 }
 
+// remove is Remove without its first answer.
+func (r *rig) remove(id string) error {
+	_, err := r.Remove(r.t.Context(), id)
+	return err
+}
+
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, now: time.Now().UTC().Truncate(time.Second)}
@@ -110,8 +116,8 @@ func TestRemove(t *testing.T) {
 
 	id, token := r.connection(false)
 	require.NoError(t, r.sim.Break(id)) // also one that is stale
-	require.NoError(t, r.Remove(ctx, id))
-	require.NoError(t, r.Remove(ctx, id), "again changes nothing")
+	require.NoError(t, r.remove(id))
+	require.NoError(t, r.remove(id), "again changes nothing")
 	assert.Equal(t, []string{"sandbox"}, r.asked)
 	assert.Equal(t, reauth.StatusRemoved, status(id))
 	at, err := r.sim.Connection(id)
@@ -144,7 +150,7 @@ func TestRemove(t *testing.T) {
 	} {
 		r.answers(test.status, test.body)
 		id, _ := r.connection(false)
-		require.ErrorIs(t, r.Remove(ctx, id), test.want, name)
+		require.ErrorIs(t, r.remove(id), test.want, name)
 		assert.Equal(t, reauth.StatusStale, status(id), name)
 		_, err := r.DB.CurrentToken(ctx, id)
 		require.NoError(t, err, name)
@@ -164,21 +170,21 @@ func TestRemove(t *testing.T) {
 		}
 		r.answers(status, body)
 		id, _ := r.connection(false)
-		require.NoError(t, r.Remove(ctx, id))
+		require.NoError(t, r.remove(id))
 		assert.Equal(t, []string{"disconnected: It was to be disconnected at the provider, which knew it no longer (" + code + ")."}, r.lines("case-"+id))
 	}
 
 	// Without a token.
 	id, _ = r.connection(true)
-	require.ErrorIs(t, r.Remove(ctx, id), lifecycle.ErrNoToken)
+	require.ErrorIs(t, r.remove(id), lifecycle.ErrNoToken)
 	assert.Equal(t, reauth.StatusStale, status(id))
 	require.NoError(t, r.DB.SetConnectionStatus(ctx, id, reauth.StatusDisconnected, r.now))
-	require.NoError(t, r.Remove(ctx, id), "the provider has said that it is gone")
+	require.NoError(t, r.remove(id), "the provider has said that it is gone")
 	id, _ = r.connection(false)
 	_, err = r.DB.RemoveConnection(ctx, id)
 	require.NoError(t, err)
-	require.ErrorIs(t, r.Remove(ctx, id), lifecycle.ErrNoToken, "it was removed with its tokens, and goes on at the provider")
-	require.ErrorIs(t, r.Remove(ctx, "nobody"), db.ErrNotFound)
+	require.ErrorIs(t, r.remove(id), lifecycle.ErrNoToken, "it was removed with its tokens, and goes on at the provider")
+	require.ErrorIs(t, r.remove("nobody"), db.ErrNotFound)
 }
 
 func TestQuarantine(t *testing.T) {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/wneessen/go-mail"
 	"github.com/wneessen/go-mail/smtp"
+
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 // Delivery says what a mail server did with a mail.
@@ -53,6 +55,16 @@ type SMTP struct {
 	timeout time.Duration
 	// tls is nil, except in tests.
 	tls *tls.Config
+	// guard says where the server may be; nil lets it be anywhere.
+	guard *outbound.Guard
+}
+
+// Through returns the same server, spoken to only where the guard lets it: an
+// address that it refuses is one to which no mail went.
+func (s *SMTP) Through(guard outbound.Guard) *SMTP {
+	guarded := *s
+	guarded.guard = &guard
+	return &guarded
 }
 
 // String names the server, without user and password.
@@ -270,7 +282,11 @@ func (t *transfer) connect() error {
 }
 
 func (t *transfer) dial(ctx context.Context, config *tls.Config) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.String())
+	dialer := &net.Dialer{}
+	if t.guard != nil {
+		dialer = t.guard.Dialer(t.timeout)
+	}
+	conn, err := dialer.DialContext(ctx, "tcp", t.String())
 	if err != nil {
 		return nil, err
 	}

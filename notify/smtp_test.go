@@ -23,6 +23,7 @@ import (
 
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/inbox"
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 func newInbox(t *testing.T, options inbox.Options) *inbox.Server {
@@ -280,6 +281,24 @@ func TestConnectionRefused(t *testing.T) {
 	require.ErrorContains(t, err, "connection refused")
 	require.ErrorContains(t, err, address)
 	assertDiscreet(t, m, err)
+}
+
+// A server in the private network is spoken to only where that is allowed.
+func TestGuard(t *testing.T) {
+	server := newInbox(t, inbox.Options{})
+	m := newMail(t)
+	delivery, err := newSMTP(t, server.SMTPURL()).Through(outbound.Guard{}).Send(t.Context(), m)
+	assert.Equal(t, notify.Deferred, delivery, "nothing of it was sent")
+	require.ErrorIs(t, err, outbound.ErrRefused)
+	require.ErrorContains(t, err, "REAUTH_OUTBOUND_ALLOW")
+	assertDiscreet(t, m, err)
+	assert.Empty(t, server.Messages())
+
+	here, err := outbound.Parse(outbound.Loopback)
+	require.NoError(t, err)
+	delivery, err = newSMTP(t, server.SMTPURL()).Through(here).Send(t.Context(), m)
+	require.NoError(t, err)
+	assert.Equal(t, notify.Sent, delivery)
 }
 
 func TestContextEndedBefore(t *testing.T) {

@@ -52,13 +52,18 @@ func (s *store) Brake(context.Context, string, db.StormRule, time.Time) (db.Stor
 	return db.Storm{}, false, nil
 }
 
-func (s *store) Suppressed(context.Context, string, reauth.Source, time.Time) (time.Time, string, bool, error) {
+func (s *store) Suppressed(context.Context, string, reauth.Source, string, time.Time) (time.Time, string, bool, error) {
 	return time.Time{}, "", false, nil
 }
 
 // CurrentToken has none, so that the report is believed.
 func (s *store) CurrentToken(context.Context, string) (db.Token, error) {
 	return db.Token{}, db.ErrNotFound
+}
+
+// StagedOf has none either.
+func (s *store) StagedOf(context.Context, string, time.Time) ([]db.StagedToken, error) {
+	return nil, nil
 }
 
 func (s *store) LastClick(context.Context, string) (*time.Time, error) { return nil, nil }

@@ -286,19 +286,28 @@ type TokenMinted struct {
 	Application string `json:"application,omitempty"`
 }
 
-// Cancel is the message of SignalCancel.
+// Cancel is the message of SignalCancel. By says who asked for it, in words for
+// the timeline: a name, and no e-mail address.
 type Cancel struct {
 	Reason string `json:"reason"`
+	By     string `json:"by,omitempty"`
 }
 
 // Snooze is the message of SignalSnooze: no notice before Until.
 type Snooze struct {
 	Until time.Time `json:"until"`
+	By    string    `json:"by,omitempty"`
 }
 
 // StopNotices is the message of SignalStopNotices.
 type StopNotices struct {
 	Reason string `json:"reason"`
+	By     string `json:"by,omitempty"`
+}
+
+// RemindNow is the message of SignalRemindNow, which needs none.
+type RemindNow struct {
+	By string `json:"by,omitempty"`
 }
 
 // ContactsChanged is the message of SignalContactsChanged: why others can be
@@ -312,6 +321,8 @@ type ContactsChanged struct {
 type NoticesReleased struct {
 	StormID string    `json:"storm_id"`
 	At      time.Time `json:"at"`
+	// How says in words how the storm ended: "released by key ops-anna".
+	How string `json:"how,omitempty"`
 }
 
 // ReleaseStorm is the message of SignalReleaseStorm.
@@ -418,6 +429,7 @@ type Result struct {
 	ConnectionID    string     `json:"connection_id"`
 	Generation      int64      `json:"generation"`
 	Reason          string     `json:"reason,omitempty"`
+	By              string     `json:"by,omitempty"` // who ended the case, where a person did
 	Suppressed      bool       `json:"suppressed,omitempty"`
 	Until           *time.Time `json:"until,omitempty"`
 	TokenSuperseded bool       `json:"token_superseded,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	commonpb "go.temporal.io/api/common/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
@@ -217,13 +218,20 @@ func withoutValue(err error, payload *commonpb.Payload, valuePtr any) error {
 		target != nil && target.Kind() == reflect.Pointer &&
 		errors.As(json.Unmarshal(payload.GetData(), reflect.New(target.Elem()).Interface()), &wrong) && wrong.Field != "" {
 		kind, _, _ := strings.Cut(wrong.Value, " ")
-		return fmt.Errorf("%w: %s is a JSON %s and does not fit a %s", converter.ErrUnableToDecode, wrong.Field, kind, wrong.Type)
+		return misfit(fmt.Sprintf("%s is a JSON %s and does not fit a %s", wrong.Field, kind, wrong.Type))
 	}
-	return fmt.Errorf("%w: it is not the form of a %v", converter.ErrUnableToDecode, target)
+	return misfit(fmt.Sprintf("it is not the form of a %v", target))
 }
 
+// misfit is an error of withoutValue, in our own words alone.
+type misfit string
+
+func (m misfit) Error() string { return converter.ErrUnableToDecode.Error() + ": " + string(m) }
+func (m misfit) Unwrap() error { return converter.ErrUnableToDecode }
+
 // FailureConverter encrypts the messages, stack traces and details of errors.
-// The types of errors stay readable.
+// The types of errors stay readable, and so does what a workflow says of a start
+// that was wrong: whoever started it may have no key.
 func (k *Keys) FailureConverter() converter.FailureConverter {
 	return newFailureConverter(dataConverter{
 		keys: k, plain: converter.GetDefaultDataConverter(), public: func(any) bool { return false },
@@ -245,6 +253,28 @@ func newFailureConverter(data dataConverter) failureConverter {
 }
 
 var _ converter.FailureConverterWithSerializationContext = failureConverter{}
+
+// ErrorToFailure encrypts an error, unless it is for whoever started a workflow.
+func (c failureConverter) ErrorToFailure(err error) *failurepb.Failure {
+	var m misfit
+	if !c.data.blocking && errors.As(err, &m) { // of a workflow, it is its input
+		err = temporal.NewNonRetryableApplicationError("the workflow's input cannot be read: "+string(m), reauth.ErrTypeInvalidInput, nil)
+	}
+	if forCaller(err) {
+		return temporal.GetDefaultFailureConverter().ErrorToFailure(err)
+	}
+	return c.DefaultFailureConverter.ErrorToFailure(err)
+}
+
+// forCaller reports whether an error says, and in our own words alone, what was
+// wrong with the start of a workflow. Those words never repeat a secret.
+// Temporal's clients cannot even show the type of an error that they cannot
+// decrypt.
+func forCaller(err error) bool {
+	e, ok := err.(*temporal.ApplicationError)
+	return ok && (e.Type() == reauth.ErrTypeWorkflowIDMismatch || e.Type() == reauth.ErrTypeInvalidInput) &&
+		e.Unwrap() == nil && !e.HasDetails()
+}
 
 // WithSerializationContext is called by the SDK with what a failure belongs to.
 // The failure of a workflow's activity is only ever read by that workflow, so

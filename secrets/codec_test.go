@@ -368,6 +368,41 @@ func TestFailuresAreEncrypted(t *testing.T) {
 	require.NoError(t, failures.FailureToError(nil))
 }
 
+func TestWhatWasWrongWithAStartStaysReadable(t *testing.T) {
+	keys := load(t, generate(t))
+	failures := keys.FailureConverter()
+	// What a client without a key gets, as Temporal's own clients read it.
+	for _, kind := range []string{reauth.ErrTypeWorkflowIDMismatch, reauth.ErrTypeInvalidInput} {
+		failure := failures.ErrorToFailure(temporal.NewNonRetryableApplicationError("in our words", kind, nil))
+		require.Equal(t, "in our words", failure.GetMessage())
+		require.Nil(t, failure.GetEncodedAttributes())
+		var back *temporal.ApplicationError
+		require.ErrorAs(t, failures.FailureToError(failure), &back)
+		require.Equal(t, kind, back.Type())
+		require.True(t, back.NonRetryable())
+	}
+	// An input that does not even decode is answered in the same way, without it.
+	plain, err := converter.GetDefaultDataConverter().ToPayload(map[string]any{"connection_id": 4711})
+	require.NoError(t, err)
+	misfit := fmt.Errorf("SENTINEL: %w", keys.DataConverter().FromPayload(plain, new(reauth.Input)))
+	failure := failures.ErrorToFailure(misfit)
+	require.Equal(t, "the workflow's input cannot be read: connection_id is a JSON number and does not fit a string", failure.GetMessage())
+	require.Equal(t, reauth.ErrTypeInvalidInput, failure.GetApplicationFailureInfo().GetType())
+	activity := failures.(converter.FailureConverterWithSerializationContext).WithSerializationContext(converter.ActivitySerializationContext{WorkflowID: "reauth-con-1"})
+	require.Equal(t, "Encoded failure", activity.ErrorToFailure(misfit).GetMessage(), "an activity's is not the caller's business")
+
+	// In other words than ours there might be anything.
+	for name, err := range map[string]error{
+		"a cause":      temporal.NewNonRetryableApplicationError("ours", reauth.ErrTypeInvalidInput, errors.New("SENTINEL")),
+		"details":      temporal.NewNonRetryableApplicationError("ours", reauth.ErrTypeInvalidInput, nil, "SENTINEL"),
+		"another type": temporal.NewApplicationError("SENTINEL", "invalid_grant"),
+		"a wrapping":   fmt.Errorf("SENTINEL: %w", temporal.NewApplicationError("ours", reauth.ErrTypeInvalidInput)),
+		"no type":      errors.New("SENTINEL"),
+	} {
+		require.NotContains(t, failures.ErrorToFailure(err).String(), "SENTINEL", name)
+	}
+}
+
 func TestPlainFailuresOfOtherWorkersAreAccepted(t *testing.T) {
 	failure := temporal.GetDefaultFailureConverter().ErrorToFailure(temporal.NewApplicationError("plain", "kind"))
 	err := load(t, generate(t)).FailureConverter().FailureToError(failure)

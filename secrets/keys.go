@@ -4,18 +4,12 @@
 package secrets
 
 import (
-	"bytes"
-	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
-	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/prf"
 	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
@@ -39,133 +33,20 @@ type Keys struct {
 	known   map[uint32]bool // the IDs of the keys that can open
 	primary uint32
 	links   *prf.Set
+	// The IDs of the keys, the oldest first.
+	sealIDs, linkIDs []uint32
 }
 
-// bundle is the form of a setting: two keysets in Tink's own JSON.
-type bundle struct {
-	Seal  json.RawMessage `json:"seal"`
-	Links json.RawMessage `json:"links"`
-}
-
-// Generate returns the text of a new keyset, to be kept as a setting: one line
-// of base64url. Whoever has it can read everything that was sealed with it.
-func Generate() (string, error) {
-	seal, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
-	if err != nil {
-		return "", fmt.Errorf("generate the sealing key: %w", err)
-	}
-	links, err := keyset.NewHandle(prf.HMACSHA256PRFKeyTemplate())
-	if err != nil {
-		return "", fmt.Errorf("generate the link key: %w", err)
-	}
-	return write(seal, links)
-}
-
-// Extend returns the setting with a new key in each keyset that opens values
-// but seals none yet. Rotation takes two steps, so that no process ever meets
-// a key that it lacks: give every process the extended keyset first, and the
-// promoted one after that.
-func Extend(setting string) (string, error) {
-	return rewrite(setting, func(manager *keyset.Manager, template *tinkpb.KeyTemplate, _ *keyset.Handle) error {
-		_, err := manager.Add(template)
-		return err
-	})
-}
-
-// Promote returns the setting with the newest key of each keyset in use. The
-// older keys stay, and open what they sealed.
-func Promote(setting string) (string, error) {
-	return rewrite(setting, func(manager *keyset.Manager, _ *tinkpb.KeyTemplate, handle *keyset.Handle) error {
-		newest, err := handle.Entry(handle.Len() - 1)
-		if err != nil {
-			return err
-		}
-		return manager.SetPrimary(newest.KeyID())
-	})
-}
-
-func rewrite(setting string, change func(*keyset.Manager, *tinkpb.KeyTemplate, *keyset.Handle) error) (string, error) {
-	seal, links, err := read(setting)
-	if err != nil {
-		return "", err
-	}
-	changed := make([]*keyset.Handle, 2)
-	templates := []*tinkpb.KeyTemplate{aead.AES256GCMKeyTemplate(), prf.HMACSHA256PRFKeyTemplate()}
-	for i, handle := range []*keyset.Handle{seal, links} {
-		manager := keyset.NewManagerFromHandle(handle)
-		if err := change(manager, templates[i], handle); err != nil {
-			return "", fmt.Errorf("change the keyset: %w", err)
-		}
-		if changed[i], err = manager.Handle(); err != nil {
-			return "", fmt.Errorf("change the keyset: %w", err)
-		}
-	}
-	return write(changed[0], changed[1])
-}
-
-func write(seal, links *keyset.Handle) (string, error) {
-	var b bundle
-	for _, part := range []struct {
-		handle *keyset.Handle
-		to     *json.RawMessage
-	}{{seal, &b.Seal}, {links, &b.Links}} {
-		var text bytes.Buffer
-		if err := insecurecleartextkeyset.Write(part.handle, keyset.NewJSONWriter(&text)); err != nil {
-			return "", fmt.Errorf("write the keyset: %w", err)
-		}
-		*part.to = text.Bytes()
-	}
-	text, err := json.Marshal(b)
-	if err != nil {
-		return "", fmt.Errorf("write the keyset: %w", err)
-	}
-	return base64.RawURLEncoding.EncodeToString(text), nil
-}
-
-// read parses a setting. Its errors say what is wrong and never repeat a part
-// of the setting, which is why those of the parsers are not wrapped.
-func read(setting string) (seal, links *keyset.Handle, err error) {
-	text := strings.TrimSpace(setting)
-	if path, ok := strings.CutPrefix(text, "file:"); ok {
-		content, err := os.ReadFile(path)
-		if err != nil && len(path) > 255 {
-			return nil, nil, errors.New("the keyset's file cannot be read: what follows file: is too long to be a path; is it the keyset itself?")
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("read the keyset's file: %w", err)
-		}
-		text = strings.TrimSpace(string(content))
-	}
-	if text == "" {
-		return nil, nil, errors.New("the keyset is empty; make one with `reauth keys new`")
-	}
-	decoded, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(text, "="))
-	if err != nil {
-		return nil, nil, errors.New("the keyset is not base64url, or is cut off; it must be the one line that `reauth keys new` printed, or file: and the path of a file that holds it")
-	}
-	var b bundle
-	if err := json.Unmarshal(decoded, &b); err != nil || len(b.Seal) == 0 || len(b.Links) == 0 {
-		return nil, nil, errors.New("the keyset is cut off or not one of ours; it must be the whole line that `reauth keys new` printed")
-	}
-	if seal, err = insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(b.Seal))); err != nil {
-		return nil, nil, errors.New("the keyset's sealing keys are malformed")
-	}
-	if links, err = insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(b.Links))); err != nil {
-		return nil, nil, errors.New("the keyset's link keys are malformed")
-	}
-	return seal, links, nil
-}
-
-// Load reads a keyset from a setting: the text that Generate returned, or
-// "file:" and the path of a file that holds it.
-func Load(setting string) (*Keys, error) {
-	seal, links, err := read(setting)
+// Load reads a keyset from a setting: the text that Generate returned, or a file
+// that holds it, as "file:" and its path. If the text was wrapped, one of the
+// given services opens it, once; nothing is asked of it after that.
+func Load(setting string, services ...KMS) (*Keys, error) {
+	set, err := read(setting, services)
 	if err != nil {
 		return nil, err
 	}
-	info := seal.KeysetInfo()
-	k := &Keys{known: make(map[uint32]bool), primary: info.GetPrimaryKeyId()}
-	for _, key := range info.GetKeyInfo() {
+	k := &Keys{known: make(map[uint32]bool), primary: set.seal.KeysetInfo().GetPrimaryKeyId()}
+	for _, key := range set.seal.KeysetInfo().GetKeyInfo() {
 		// The prefix carries the key's ID, by which a lost key is told from
 		// a forged value.
 		if key.GetOutputPrefixType() != tinkpb.OutputPrefixType_TINK {
@@ -175,14 +56,32 @@ func Load(setting string) (*Keys, error) {
 			k.known[key.GetKeyId()] = true
 		}
 	}
-	if k.aead, err = aead.New(seal); err != nil {
+	k.sealIDs, k.linkIDs = enabled(set.seal), enabled(set.links)
+	if k.aead, err = aead.New(set.seal); err != nil {
 		return nil, errors.New("the keyset's sealing keys are not AEAD keys")
 	}
-	if k.links, err = prf.NewPRFSet(links); err != nil {
+	if k.links, err = prf.NewPRFSet(set.links); err != nil {
 		return nil, errors.New("the keyset's link keys are not PRF keys")
 	}
 	return k, nil
 }
+
+// enabled lists the IDs of a keyset's keys that can be used, the oldest first.
+func enabled(handle *keyset.Handle) []uint32 {
+	var ids []uint32
+	for _, key := range handle.KeysetInfo().GetKeyInfo() {
+		if key.GetStatus() == tinkpb.KeyStatusType_ENABLED {
+			ids = append(ids, key.GetKeyId())
+		}
+	}
+	return ids
+}
+
+// SealKeyID is the ID of the key that seals.
+func (k *Keys) SealKeyID() uint32 { return k.primary }
+
+// SealKeyIDs are the IDs of the keys that can open, the oldest first.
+func (k *Keys) SealKeyIDs() []uint32 { return slices.Clone(k.sealIDs) }
 
 // Seal encrypts a value and binds it to what bound names: only Open with the
 // same parts, in the same order, gives it back. The parts are not stored.
@@ -195,6 +94,16 @@ func (k *Keys) Seal(plain []byte, bound ...string) ([]byte, error) {
 // other parts, or was never sealed.
 func (k *Keys) Open(sealed []byte, bound ...string) ([]byte, error) {
 	return k.open("value", sealed, bound)
+}
+
+// Reseal returns a sealed value sealed anew with the key in use, and bound to the
+// same parts. It fails as Open does.
+func (k *Keys) Reseal(sealed []byte, bound ...string) ([]byte, error) {
+	plain, err := k.Open(sealed, bound...)
+	if err != nil {
+		return nil, err
+	}
+	return k.Seal(plain, bound...)
 }
 
 func (k *Keys) seal(use string, plain []byte, bound []string) ([]byte, error) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -14,6 +15,10 @@ const linkSecretBytes = 32
 // It is stored with the link, so that the secret can be computed again after
 // the keys were rotated.
 func (k *Keys) LinkKeyID() uint32 { return k.links.PrimaryID }
+
+// LinkKeyIDs are the IDs of the keys whose links' secrets can be computed, the
+// oldest first.
+func (k *Keys) LinkKeyIDs() []uint32 { return slices.Clone(k.linkIDs) }
 
 // LinkSecret computes the secret of a link: 32 bytes in base64url. It is
 // derived and never stored; only its hash is. It fails with ErrUnknownKey where

@@ -6,174 +6,101 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net/http"
-	"strings"
 	"sync"
 	"time"
 )
 
 const (
-	// maxError bounds what is read ahead of a 401, whose body is some hundred
+	// maxError bounds what is looked at of a refusal, whose body is some hundred
 	// bytes.
 	maxError = 64 << 10
-	// maxBatch bounds what is looked at of a batch. Where a connection is
-	// stale every item says so, so its beginning is enough.
+	// maxBatch bounds what is looked at of a success. Where a connection is
+	// stale every item of a batch says so, so its beginning is enough.
 	maxBatch = 1 << 20
-	// patience is how long a 401 may wait for its body, which comes with it. A
-	// body that takes longer is handed on as it comes.
-	patience = 100 * time.Millisecond
+	// patience is how long the rest of a refusal may take that its caller did not
+	// want; it comes with the answer.
+	patience = time.Second
 )
 
 var errReadAfterClose = errors.New("http: read on closed response body")
 
-// ahead is the body of a 401. It is read in the background, up to maxError, so
-// that the answer is understood even if the caller looks at nothing but its
-// status; the caller reads the same bytes and errors at its own pace.
-type ahead struct {
-	body  io.ReadCloser
-	heard func([]byte)
-	done  chan struct{} // closed when reading ahead has ended
-
-	mu     sync.Mutex
-	more   sync.Cond
-	head   []byte // what was read ahead
-	given  int    // how much of it the caller has
-	err    error  // what ended it, if not maxError
-	ended  bool
-	closed bool
-}
-
-// readAhead tells heard what a body begins with.
-func readAhead(body io.ReadCloser, heard func([]byte)) io.ReadCloser {
-	a := &ahead{body: body, heard: heard, done: make(chan struct{})}
-	a.more.L = &a.mu
-	go a.run()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-a.done:
-	case <-timer.C:
-	}
-	return a
-}
-
-func (a *ahead) run() {
-	defer close(a.done)
-	chunk := make([]byte, 4<<10)
-	read := 0
-	for {
-		n, err := a.body.Read(chunk[:min(len(chunk), maxError-read)])
-		read += n
-		a.mu.Lock()
-		a.head = append(a.head, chunk[:n]...)
-		head, ending := a.head, err != nil || a.closed || read == maxError
-		a.more.Broadcast()
-		a.mu.Unlock()
-		if !ending {
-			continue
-		}
-		// Before the caller comes to the end, so that what it does then finds
-		// the report under way.
-		a.heard(head)
-		a.mu.Lock()
-		a.err, a.ended = err, true
-		a.more.Broadcast()
-		a.mu.Unlock()
-		return
-	}
-}
-
-func (a *ahead) Read(p []byte) (int, error) {
-	a.mu.Lock()
-	for a.given == len(a.head) && !a.ended && !a.closed {
-		a.more.Wait()
-	}
-	switch {
-	case a.closed && !a.ended:
-		a.mu.Unlock()
-		return 0, errReadAfterClose
-	case a.given < len(a.head) && !a.closed:
-		n := copy(p, a.head[a.given:])
-		a.given += n
-		a.mu.Unlock()
-		return n, nil
-	case a.err != nil && !a.closed:
-		err := a.err
-		a.err = nil
-		a.mu.Unlock()
-		return 0, err
-	}
-	a.mu.Unlock()
-	return a.body.Read(p)
-}
-
-func (a *ahead) Close() error {
-	a.mu.Lock()
-	a.closed = true
-	a.more.Broadcast()
-	a.mu.Unlock()
-	return a.body.Close()
-}
-
-// overheard is a body that is looked at only as the caller reads it. When the
-// caller has come to its end, to maxBatch, or closes it, heard is told what it
-// began with.
+// overheard is a body that is looked at only as the caller reads it, so that
+// the caller waits for nothing but the body itself. When the caller has come to
+// its end, or to the limit, or closes it, heard is told what it began with.
+//
+// A caller that looks at nothing but the status closes a body that it has not
+// read. The rest of a refusal is read then in the background, by the function
+// that beside runs, and the body is closed after that.
 type overheard struct {
-	io.ReadCloser
-	heard func([]byte)
+	body   io.ReadCloser
+	limit  int
+	heard  func([]byte)
+	beside func(func()) // nil: what the caller does not read is of no interest
 
-	mu   sync.Mutex
-	head []byte
-	told bool
+	mu      sync.Mutex
+	head    []byte
+	told    bool
+	reading int // calls of Read that are under way
+	closed  bool
 }
 
 func (o *overheard) Read(p []byte) (int, error) {
-	n, err := o.ReadCloser.Read(p)
-	o.listen(p[:n], err != nil)
+	o.mu.Lock()
+	if o.closed && o.beside != nil {
+		o.mu.Unlock()
+		return 0, errReadAfterClose
+	}
+	o.reading++
+	o.mu.Unlock()
+	n, err := o.body.Read(p)
+	o.listen(p[:n], err != nil, -1)
 	return n, err
 }
 
 func (o *overheard) Close() error {
-	err := o.ReadCloser.Close()
-	o.listen(nil, true)
+	o.mu.Lock()
+	rest := o.beside != nil && !o.told && !o.closed && o.reading == 0
+	o.closed = true
+	o.mu.Unlock()
+	if rest {
+		o.beside(o.finish)
+		return nil
+	}
+	err := o.body.Close()
+	o.listen(nil, true, 0)
 	return err
 }
 
-func (o *overheard) listen(read []byte, ended bool) {
+// finish reads what the caller did not want, and closes the body.
+func (o *overheard) finish() {
+	late := time.AfterFunc(patience, func() { _ = o.body.Close() })
+	defer late.Stop()
+	chunk := make([]byte, 4<<10)
+	for told := false; !told; {
+		n, err := o.body.Read(chunk)
+		told = o.listen(chunk[:n], err != nil, 0)
+	}
+	_ = o.body.Close() // nobody is there to hear an error
+}
+
+// listen takes in what was read, and reports whether heard has been told.
+func (o *overheard) listen(read []byte, ended bool, readers int) (told bool) {
 	o.mu.Lock()
+	o.reading += readers
 	if o.told {
 		o.mu.Unlock()
-		return
+		return true
 	}
-	o.head = append(o.head, read[:min(len(read), maxBatch-len(o.head))]...)
-	if !ended && len(o.head) < maxBatch {
+	o.head = append(o.head, read[:min(len(read), o.limit-len(o.head))]...)
+	if !ended && len(o.head) < o.limit {
 		o.mu.Unlock()
-		return
+		return false
 	}
 	head := o.head
 	o.told, o.head = true, nil
 	o.mu.Unlock()
 	o.heard(head)
-}
-
-// each stands in a path for every element of an array.
-const each = "[]"
-
-// says returns a function that reports whether what an answer begins with says,
-// at a path of its JSON, that the customer must log in again.
-func says(resp *http.Response, path ...string) func(head []byte) bool {
-	// The standard transport takes this header off when it decompresses.
-	zipped := strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip")
-	return func(head []byte) bool {
-		if zipped {
-			head = unzip(head)
-		}
-		if !bytes.Contains(head, []byte(codeReauth)) {
-			return false
-		}
-		found, _ := find(json.NewDecoder(bytes.NewReader(head)), path)
-		return found
-	}
+	return true
 }
 
 // unzip returns what can be decompressed of a part of a body.
@@ -186,16 +113,21 @@ func unzip(head []byte) []byte {
 	return plain
 }
 
-// find reads the next value and reports whether it holds codeReauth at the
-// path. The error says that the JSON is malformed or cut off.
-func find(d *json.Decoder, path []string) (bool, error) {
+// each stands in a path for every element of an array.
+const each = "[]"
+
+// walk reads the next value and visits every text at the path, in order, until
+// visit says that it has seen enough. The error says that the JSON is malformed
+// or cut off.
+func walk(d *json.Decoder, path []string, visit func(text string) (enough bool)) (enough bool, err error) {
 	token, err := d.Token()
 	if err != nil {
 		return false, err
 	}
 	delim, ok := token.(json.Delim)
 	if !ok {
-		return len(path) == 0 && token == codeReauth, nil
+		text, ok := token.(string)
+		return ok && len(path) == 0 && visit(text), nil
 	}
 	for d.More() {
 		onPath := delim == '[' && len(path) > 0 && path[0] == each
@@ -212,8 +144,8 @@ func find(d *json.Decoder, path []string) (bool, error) {
 			}
 			continue
 		}
-		if found, err := find(d, path[1:]); found || err != nil {
-			return found, err
+		if enough, err := walk(d, path[1:], visit); enough || err != nil {
+			return enough, err
 		}
 	}
 	_, err = d.Token()

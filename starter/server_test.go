@@ -2,6 +2,7 @@ package starter_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -94,21 +95,54 @@ func TestOnARealServer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 
+	t.Run("a storm through a transport makes one case of each connection", func(t *testing.T) {
+		var mu sync.Mutex
+		reported, created := 0, 0
+		transport := starter.NewTransport(answers(401, staleBody), func(ctx context.Context, in reauth.Input) error {
+			out, err := s.Report(ctx, in)
+			mu.Lock()
+			defer mu.Unlock()
+			reported++
+			if out.Created {
+				created++
+			}
+			return err
+		})
+		_, err := storm(transport, company, 0, 2000, 20, 32)
+		require.NoError(t, err)
+		require.NoError(t, transport.Close(ctx))
+		require.Equal(t, 20, reported)
+		require.Equal(t, 20, created)
+		for n := range 20 {
+			run, err := c.DescribeWorkflowExecution(ctx, reauth.WorkflowID(fmt.Sprint("con-", n)), "")
+			require.NoError(t, err)
+			require.EqualValues(t, 2, run.WorkflowExecutionInfo.HistoryLength, "started, and nothing besides")
+			require.NoError(t, c.TerminateWorkflow(ctx, reauth.WorkflowID(fmt.Sprint("con-", n)), "", "the end of a test"))
+		}
+	})
+
 	t.Run("a thousand reports at once make one case", func(t *testing.T) {
 		const reports = 1000
 		var mu sync.Mutex
-		cases, created := make(map[starter.Reported]int), 0
+		cases, created, repeated := make(map[starter.Reported]int), 0, false
 		begin := make(chan struct{})
 		var callers sync.WaitGroup
 		for i := range reports {
 			callers.Go(func() {
 				<-begin
-				got, err := s.Report(ctx, reauth.Input{ConnectionID: "con-1000", Source: reauth.SourceAPIError, Reason: fmt.Sprint(i)})
+				in := reauth.Input{ConnectionID: "con-1000", Source: reauth.SourceAPIError, Reason: fmt.Sprint(i)}
+				got, err := s.Report(ctx, in)
+				again := false
+				for ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) { // a busy machine; the SDK waits ten seconds
+					again = true
+					got, err = s.Report(ctx, in)
+				}
 				if !assert.NoError(t, err) {
 					return
 				}
 				mu.Lock()
 				defer mu.Unlock()
+				repeated = repeated || again
 				if got.Created {
 					created++
 				}
@@ -118,7 +152,11 @@ func TestOnARealServer(t *testing.T) {
 		}
 		close(begin)
 		callers.Wait()
-		require.Equal(t, 1, created)
+		if repeated { // the answer that said so may be among those that did not come
+			require.LessOrEqual(t, created, 1)
+		} else {
+			require.Equal(t, 1, created)
+		}
 		require.Len(t, cases, 1, "all are told the same case")
 		for got := range cases {
 			described, err := c.DescribeWorkflowExecution(ctx, got.WorkflowID, "")

@@ -89,9 +89,13 @@ func (s *Starter) Report(ctx context.Context, in reauth.Input) (Reported, error)
 	return Reported{CaseID: run.GetRunID(), WorkflowID: options.ID, Created: true}, nil
 }
 
-// Reporter is Report as Transport wants it.
+// Reporter is Report as Transport wants it. Calls whose connection nothing but
+// their token names need Transport.Lookup beside it.
 func (s *Starter) Reporter() func(context.Context, reauth.Input) error {
 	return func(ctx context.Context, in reauth.Input) error {
+		if in.ConnectionID == "" {
+			return fmt.Errorf("%w: %w", ErrRefused, ErrNoConnection)
+		}
 		_, err := s.Report(ctx, in)
 		return err
 	}
@@ -174,7 +178,12 @@ func (s *Starter) Snooze(ctx context.Context, connectionID string, m reauth.Snoo
 // RemindNow makes the connection's open case send a notice at once. Without an
 // open case it returns ErrNoOpenCase.
 func (s *Starter) RemindNow(ctx context.Context, connectionID string) error {
-	return s.signal(ctx, connectionID, reauth.SignalRemindNow, struct{}{})
+	return s.Remind(ctx, connectionID, reauth.RemindNow{})
+}
+
+// Remind is RemindNow with who asks for it.
+func (s *Starter) Remind(ctx context.Context, connectionID string, m reauth.RemindNow) error {
+	return s.signal(ctx, connectionID, reauth.SignalRemindNow, m)
 }
 
 // StopNotices ends the notices of the connection's open case, which stays open.

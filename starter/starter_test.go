@@ -171,7 +171,7 @@ func TestSignalsReachTheOpenCase(t *testing.T) {
 		"snooze": {func(s *starter.Starter) error {
 			return s.Snooze(context.Background(), "con-1", reauth.Snooze{Until: until})
 		}, reauth.Snooze{Until: until}},
-		"remind-now": {func(s *starter.Starter) error { return s.RemindNow(context.Background(), "con-1") }, struct{}{}},
+		"remind-now": {func(s *starter.Starter) error { return s.RemindNow(context.Background(), "con-1") }, reauth.RemindNow{}},
 		"stop-notices": {func(s *starter.Starter) error {
 			return s.StopNotices(context.Background(), "con-1", reauth.StopNotices{Reason: "r"})
 		}, reauth.StopNotices{Reason: "r"}},

@@ -148,7 +148,7 @@ func TestWhatMeansAStaleConnection(t *testing.T) {
 		"401 after a nested value":       {company, 401, `{"details":{"a":[1,{"b":2}]},"finch_code":"reauthenticate_user"}`, 1},
 		"401 cut off after the code":     {company, 401, `{"finch_code":"reauthenticate_user","mess`, 1},
 		"401 of a batch endpoint":        {people, 401, staleBody, 1},
-		"401 with another code":          {company, 401, `{"finch_code":"account_setup_required","message":"not reauthenticate_user"}`, 0},
+		"401 with another code":          {company, 401, `{"finch_code":"unheard_of","message":"not reauthenticate_user"}`, 0},
 		"401 with the code as text":      {company, 401, `{"message":"reauthenticate_user"}`, 0},
 		"401 with the code as a name":    {company, 401, `{"name":"reauthenticate_user"}`, 0},
 		"401 with the code as a key":     {company, 401, `{"reauthenticate_user":"finch_code"}`, 0},
@@ -205,7 +205,11 @@ func TestWhoseConnectionItIs(t *testing.T) {
 		"by the context":             {nil, func(*http.Request) {}, "con-1", ""},
 		"by the function":            {byHeader, func(r *http.Request) { r.Header.Set("X-Connection", "con-2") }, "con-2", ""},
 		"by the context, failing it": {byHeader, func(*http.Request) {}, "con-1", ""},
-		"by nothing":                 {nil, func(r *http.Request) { *r = *r.WithContext(context.Background()) }, "", ": " + starter.ErrNoConnection.Error()},
+		"by its token alone":         {nil, func(r *http.Request) { *r = *r.WithContext(context.Background()) }, "", ""},
+		"by nothing": {nil, func(r *http.Request) {
+			*r = *r.WithContext(context.Background())
+			r.Header.Del("Authorization")
+		}, "", ": " + starter.ErrNoConnection.Error()},
 		"by something that is no ID": {byHeader, func(r *http.Request) { r.Header.Set("X-Connection", "a b") }, "", "a b: connection_id must be"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -293,7 +297,10 @@ func TestTheCallerReadsWhatItWouldReadWithout(t *testing.T) {
 		url    string
 		status int
 		text   string
-	}{{"401", company, 401, staleBody}, {"batch", people, 200, batchBody}} {
+	}{
+		{"401", company, 401, staleBody}, {"403", company, 403, permissionBody}, {"batch", people, 200, batchBody},
+		{"job", jobs + "/j-1", 200, `{"status":"reauth_error"}`}, {"introspection", introspection, 200, `{"connection_status":{"status":"reauth"}}`},
+	} {
 		for _, size := range sizes {
 			text := of.text
 			text += strings.Repeat(" x", max(0, size-len(text)))[:max(0, size-len(text))]

@@ -11,6 +11,7 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 )
@@ -34,10 +35,8 @@ func (t *introspected) status() reauth.ConnectionStatus {
 // introspect asks the provider whose a token is. The error is a problem, and
 // means that nothing may be stored.
 func (s *server) introspect(ctx context.Context, application, accessToken string) (*introspected, error) {
-	for _, r := range accessToken {
-		if r <= ' ' || r > '~' {
-			return nil, fieldProblem("body.access_token", "must be printable ASCII without spaces")
-		}
+	if err := register.CheckToken(accessToken); err != nil {
+		return nil, bodyProblem(err)
 	}
 	at, token := s.Now(), secrets.Secret(accessToken)
 	answer, err := s.Introspect(ctx, application, token)
@@ -54,6 +53,10 @@ func (s *server) introspect(ctx context.Context, application, accessToken string
 		return nil, fieldProblem("body.access_token", "cannot be checked, because the provider only says that the customer must log in again. Register the connection without a token, then report it with POST /v1/connections/{connection_id}/reauth")
 	case errors.As(err, &refusal) && (refusal.Status == http.StatusUnauthorized || refusal.Status == http.StatusForbidden):
 		return nil, fieldProblem("body.access_token", "is refused by the provider; give the connection's current token, or none")
+	}
+	if refusal != nil && !refusal.WaitsUntil.IsZero() {
+		return nil, unavailableFor(refusal.RetryAfter, "The provider cannot be asked about the access_token just now: its limit leaves no room until "+
+			refusal.WaitsUntil.UTC().Format("15:04:05 MST")+". Nothing was stored; please repeat the call then.")
 	}
 	s.complain(ctx, "the provider failed", "introspecting a token", err)
 	return nil, unavailable("The provider cannot be asked about the access_token just now. Nothing was stored; please repeat the call.")

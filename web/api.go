@@ -66,7 +66,7 @@ func operation(id, method, path, tag, summary, description string, scopes ...str
 		OperationID: id, Method: method, Path: path, Summary: summary, Description: description + ".",
 		Tags: []string{tag}, Metadata: map[string]any{"scopes": scopes},
 		Security:     []map[string][]string{{"key": scopes}},
-		Errors:       []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable},
+		Errors:       []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable},
 		MaxBodyBytes: maxBody,
 	}
 }

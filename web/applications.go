@@ -1,106 +1,87 @@
 package web
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"net/http"
-	"regexp"
-	"slices"
 	"strings"
-	"time"
 
-	"github.com/finch-reauth/reauth/applications"
-	"github.com/finch-reauth/reauth/finch"
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
-// Application is one beside the default one, as far as the service must know it.
-type Application struct {
-	Name string
-	// ClientID tells the application's tokens from those of others. Optional.
-	ClientID string
-	// WebhookSecrets verify the webhooks of the application's connections.
-	WebhookSecrets []string
+// A key that is limited to an application sees that application and nothing
+// else. Three things see to it, so that no handler has to think of it:
+//
+//   - calls about one connection (those with {connection_id} in their path) are
+//     answered with 404 here, before their handler, if the connection is another
+//     application's;
+//   - every other call is refused to such a key, unless its operation says with
+//     withinApplication that it keeps to the limit;
+//   - the limit travels in the context (db.Within), and the database itself keeps
+//     to it: its lists show, and its locks take, that application's connections
+//     only.
+
+const (
+	connectionParam     = "connection_id"
+	metadataApplication = "within_application"
+)
+
+// withinApplication says of an operation that is not about one connection that it
+// keeps to the application that its key is limited to: it lists by calls of db that
+// do, or stores what ownApplication has checked.
+func withinApplication(op huma.Operation) huma.Operation {
+	op.Metadata[metadataApplication] = true
+	return op
 }
 
-// names lists the applications, the default one first.
-func (c *Config) applicationNames() []string {
-	names := []string{reauth.DefaultApplication}
-	for _, a := range c.Applications {
-		names = append(names, a.Name)
-	}
-	return names
-}
-
-func (c *Config) knows(application string) bool {
-	return slices.Contains(c.applicationNames(), application)
-}
-
-// checkApplication refuses an application whose credentials nobody has: a case of
-// its connection could never open a session. The error is a problem.
-func (c *Config) checkApplication(name string) error {
-	if c.knows(name) {
-		return nil
-	}
-	return fieldProblem("body.application", "is not configured here; known are "+strings.Join(c.applicationNames(), ", ")+". The file of REAUTH_APPLICATIONS names those beside default")
-}
-
-// checkOwner refuses a token that another application's client was given, as far
-// as the client IDs are known. The error is a problem.
-func (c *Config) checkOwner(application, clientID string) error {
-	if clientID == "" {
-		return nil
-	}
-	for _, a := range c.Applications {
-		switch {
-		case a.ClientID == clientID && a.Name != application:
-			return fieldProblem("body.access_token", "is a token of the application "+a.Name+"; nothing was stored. Register the connection with that application")
-		case a.Name == application && a.ClientID != "" && a.ClientID != clientID:
-			return fieldProblem("body.access_token", "is no token of the application "+application+", whose client ID is another; nothing was stored")
+// confine lets a limited key's call through only to what it may see. The error is
+// a problem.
+func (s *server) confine(ctx huma.Context, application string) error {
+	op := ctx.Operation()
+	if !strings.Contains(op.Path, "{"+connectionParam+"}") {
+		if within, _ := op.Metadata[metadataApplication].(bool); within {
+			return nil
 		}
+		return problem(http.StatusForbidden, "The API key is for the application "+application+" alone, and this call is about all of them; it needs a key without an application.")
+	}
+	id := ctx.Param(connectionParam)
+	if reauth.CheckConnectionID(id) != nil {
+		return nil // the handler says what is wrong with it
+	}
+	c, err := s.DB.Connection(ctx.Context(), id)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return nil // the handler says so, or registers it
+	case err != nil:
+		return s.databaseDown(ctx.Context(), "reading a connection", err)
+	case c.Application != application:
+		return notYours(op.Method, id)
 	}
 	return nil
 }
 
-// callbackURL is the redirect URI with which an application's sessions are opened.
-func (c *Config) callbackURL(application string) string {
-	return c.PublicURL + applications.CallbackPath(application)
+// notYours answers for another application's connection what is answered for one
+// that does not exist, except that this one cannot be registered.
+func notYours(method, id string) error {
+	if method == http.MethodPut {
+		return problem(http.StatusNotFound, "The connection "+id+" cannot be registered with this API key.")
+	}
+	return unregistered(id)
 }
 
-// callbackApplication is the application that a visit's path names: the default
-// one at /callback itself. ok is false where none can have that name.
-func callbackApplication(r *http.Request) (application string, ok bool) {
-	if application = r.PathValue("application"); application == "" {
-		return reauth.DefaultApplication, true
+// ownApplication is the application of what a call stores: the one given, or the
+// one that its key is limited to. The error is a problem.
+func ownApplication(ctx context.Context, given string) (string, error) {
+	key, _ := ctx.Value(apiKeyKey{}).(db.APIKey)
+	if key.Application == "" {
+		return cmp.Or(given, reauth.DefaultApplication), nil
 	}
-	return application, application != reauth.DefaultApplication && applicationPattern.MatchString(application)
-}
-
-var applicationPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
-
-// signers lists the applications whose webhook secrets sign an event: more than
-// one where they share a secret. The error is that of finch.VerifyWebhook.
-func (c *Config) signers(h http.Header, body []byte, now time.Time) (eventID string, signers []string, err error) {
-	all := append([]Application{{Name: reauth.DefaultApplication, WebhookSecrets: c.FinchWebhookSecrets}}, c.Applications...)
-	err = finch.ErrWebhookSecret
-	for _, a := range all {
-		if len(a.WebhookSecrets) == 0 {
-			continue
-		}
-		id, failed := finch.VerifyWebhook(a.WebhookSecrets, h, body, now)
-		switch {
-		case failed == nil:
-			eventID, signers = id, append(signers, a.Name)
-		case errors.Is(err, finch.ErrWebhookSecret):
-			err = failed
-		}
+	if given != "" && given != key.Application {
+		return "", fieldProblem("body.application", "must be "+key.Application+", which the API key is for, or absent")
 	}
-	if len(signers) > 0 {
-		return eventID, signers, nil
-	}
-	return "", nil, err
-}
-
-// takesWebhooks reports whether any application has a webhook secret.
-func (c *Config) takesWebhooks() bool {
-	return len(c.FinchWebhookSecrets) > 0 || slices.ContainsFunc(c.Applications, func(a Application) bool { return len(a.WebhookSecrets) > 0 })
+	return key.Application, nil
 }

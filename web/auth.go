@@ -2,11 +2,11 @@ package web
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/secrets"
 )
 
 // The scopes that an API key can have.
@@ -31,10 +32,10 @@ func Scopes() []string {
 	return []string{ScopeReports, ScopeConnections, ScopeTokens, ScopeOperator, ScopeMetrics}
 }
 
-func hashAPIKey(key string) []byte {
-	sum := sha256.Sum256([]byte(key))
-	return sum[:]
-}
+// BootstrapKeyName is what the key of Config.BootstrapAPIKey is called.
+const BootstrapKeyName = "bootstrap"
+
+func hashAPIKey(key string) []byte { return secrets.HashAPIKey(key) }
 
 const challenge = `Bearer realm="reauth"`
 
@@ -52,15 +53,29 @@ func (s *server) authorize(ctx context.Context, authorization string, scopes ...
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return db.APIKey{}, refuse(http.StatusUnauthorized, challenge, `The Authorization header is not understood; send "Authorization: Bearer <api key>".`)
 	}
-	key, err := s.DB.APIKeyByHash(ctx, hashAPIKey(token))
-	now := s.Now()
+	const invalid = challenge + `, error="invalid_token"`
+	now, address, hash := s.Now(), infoOf(ctx).address, hashAPIKey(token)
+	if err := s.withinRefusals(ctx, hash); err != nil {
+		return db.APIKey{}, err
+	}
+	if err := secrets.CheckAPIKey(token); err != nil {
+		s.limits.refused.take(address, now)
+		return db.APIKey{}, refuse(http.StatusUnauthorized, invalid, "The API key is mistyped or cut off: its checksum does not fit.")
+	}
+	// A key is found by its hash, so that how long it takes tells nothing of it.
+	key, err := s.DB.APIKeyByHash(ctx, hash)
 	switch {
 	case err != nil && !errors.Is(err, db.ErrNotFound):
 		return db.APIKey{}, s.databaseDown(ctx, "looking an API key up", err)
 	case err != nil, key.RevokedAt != nil, key.ExpiresAt != nil && !key.ExpiresAt.After(now):
-		return db.APIKey{}, refuse(http.StatusUnauthorized, challenge+`, error="invalid_token"`, "The API key is not known, or it was revoked or has expired.")
+		s.limits.refused.take(address, now)
+		return db.APIKey{}, refuse(http.StatusUnauthorized, invalid, "The API key is not known, or it was revoked or has expired.")
 	}
 	infoOf(ctx).key = key.Name
+	s.limits.good.note(address, hash, now)
+	if wait, ok := s.limits.key.take(strconv.FormatInt(key.ID, 10), now); !ok {
+		return db.APIKey{}, tooMany(wait, "Too many calls with this API key: "+s.limits.key.rate.String()+" are answered.")
+	}
 	if !slices.ContainsFunc(scopes, func(scope string) bool { return slices.Contains([]string(key.Scopes), scope) }) {
 		wanted := strings.Join(scopes, " or ")
 		return db.APIKey{}, refuse(http.StatusForbidden, challenge+`, error="insufficient_scope", scope="`+strings.Join(scopes, " ")+`"`,
@@ -116,7 +131,28 @@ func (s *server) authenticate(ctx huma.Context, next func(huma.Context)) {
 		writeProblem(w, err)
 		return
 	}
-	next(huma.WithValue(ctx, apiKeyKey{}, key))
+	if key.Application != "" {
+		if err := s.confine(ctx, key.Application); err != nil {
+			_, w := humago.Unwrap(ctx)
+			writeProblem(w, err)
+			return
+		}
+	}
+	inner := actingAs(context.WithValue(ctx.Context(), apiKeyKey{}, key), "key "+key.Name)
+	if key.Application != "" {
+		inner = db.Within(inner, key.Application)
+	}
+	next(huma.WithContext(ctx, inner))
+}
+
+// authorizeAll is authorize for what is of all applications together, which a key
+// that is limited to one may not see.
+func (s *server) authorizeAll(ctx context.Context, authorization, scope string) error {
+	key, err := s.authorize(ctx, authorization, scope)
+	if err == nil && key.Application != "" {
+		err = problem(http.StatusForbidden, "The API key is for the application "+key.Application+" alone, and this is of all of them; it needs a key without an application.")
+	}
+	return err
 }
 
 // guard puts a handler outside of the API behind a scope, unless it is open.
@@ -125,7 +161,7 @@ func (s *server) guard(open bool, scope string, next http.Handler) http.Handler 
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := s.authorize(r.Context(), r.Header.Get("Authorization"), scope); err != nil {
+		if err := s.authorizeAll(r.Context(), r.Header.Get("Authorization"), scope); err != nil {
 			writeProblem(w, err)
 			return
 		}

@@ -78,6 +78,14 @@ func (s *server) callback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !known {
+		if wait, ok := s.limits.address.take(infoOf(ctx).address, s.Now()); !ok {
+			// It is worth another try: the code lives ten minutes.
+			s.metrics.returned(ctx, "not_taken")
+			w.Header().Set("Retry-After", seconds(wait))
+			w.Header().Set("Refresh", seconds(wait))
+			s.pages.render(w, r, http.StatusTooManyRequests, s.pages.keepOpen())
+			return
+		}
 		err := errNotTaken
 		if s.knows(application) {
 			err = s.mayRedeem(ctx, r)

@@ -108,7 +108,7 @@ func TestAgainTickets(t *testing.T) {
 	s := &server{Config: f.config}
 	way := s.wayBack(t.Context(), strings.TrimPrefix(link, "/r/"))
 	require.Equal(t, link, location(t, f.visit("GET", way)).String())
-	f.advance(ticketLife)
+	f.advance(TicketLife)
 	require.Equal(t, http.StatusNotFound, f.visit("GET", way).Code)
 	foreign, err := f.keys.Mint(ticketAgain, againTicket{Link: "//evil.example"}, f.clock().Add(time.Hour))
 	require.NoError(t, err)

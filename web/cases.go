@@ -95,8 +95,8 @@ func (s *server) caseRoutes(api huma.API) {
 	huma.Register(api, answers(operation("get-case", http.MethodGet, "/v1/connections/{connection_id}/reauth", tagCases, "Read a connection's newest case",
 		"Where it stands, its session, its notices, and its timeline: who was told, what happened, when.",
 		ScopeReports, ScopeOperator), http.StatusNotFound), s.getCase)
-	huma.Register(api, operation("list-cases", http.MethodGet, "/v1/cases", tagCases, "List cases", "Newest first.",
-		ScopeReports, ScopeOperator), s.listCases)
+	huma.Register(api, withinApplication(operation("list-cases", http.MethodGet, "/v1/cases", tagCases, "List cases", "Newest first.",
+		ScopeReports, ScopeOperator)), s.listCases)
 }
 
 func viewOf(c db.Case) CaseView {
@@ -137,6 +137,9 @@ func (s *server) getCase(ctx context.Context, in *ConnectionPath) (*struct{ Body
 	}
 	for _, e := range events {
 		detail.Timeline = append(detail.Timeline, EventView{At: e.At, Kind: e.Kind, Detail: e.Detail})
+	}
+	if detail.Timeline, err = s.addWebhooks(ctx, newest.CaseID, detail.Timeline); err != nil {
+		return nil, err
 	}
 	notices, err := s.DB.NoticesOf(ctx, newest.CaseID)
 	if err != nil {

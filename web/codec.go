@@ -10,8 +10,7 @@ func (s *server) codecRoutes() {
 		if s.CodecOpen {
 			return true
 		}
-		_, err := s.authorize(r.Context(), r.Header.Get("Authorization"), ScopeOperator)
-		return err == nil
+		return s.authorizeAll(r.Context(), r.Header.Get("Authorization"), ScopeOperator) == nil
 	})
 	for _, route := range []string{"POST /codec/decode", "POST /codec/encode", "OPTIONS /codec/decode", "OPTIONS /codec/encode"} {
 		s.mux.Handle(route, handler)

@@ -16,13 +16,15 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/imports"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 )
 
-// ErrUnknownApplication is what Config.Introspect returns for an application
-// whose client credentials are not configured.
+// ErrUnknownApplication is what Config.Introspect and Config.Job return for an
+// application whose client credentials are not configured.
 var ErrUnknownApplication = errors.New("unknown application")
 
 // Starter is the way to Temporal; *starter.Starter is one.
@@ -33,7 +35,7 @@ type Starter interface {
 	Restored(ctx context.Context, connectionID string) error
 	Cancel(ctx context.Context, connectionID string, m reauth.Cancel) error
 	Snooze(ctx context.Context, connectionID string, m reauth.Snooze) error
-	RemindNow(ctx context.Context, connectionID string) error
+	Remind(ctx context.Context, connectionID string, m reauth.RemindNow) error
 	StopNotices(ctx context.Context, connectionID string, m reauth.StopNotices) error
 	// ContactsChanged is nil when no case is open.
 	ContactsChanged(ctx context.Context, connectionID string, m reauth.ContactsChanged) error
@@ -52,6 +54,21 @@ type Config struct {
 	// Disconnect ends the connection of a token at its provider. Without it no
 	// connection can be disconnected.
 	Disconnect func(ctx context.Context, application string, token secrets.Secret) error
+	// AdoptImported asks the provider about the tokens that imports have handed
+	// in as a connection's, and stores the one that works; adopted says that
+	// there is one. Optional: without it, they wait for the background.
+	AdoptImported func(ctx context.Context, connectionID string) (adopted bool, err error)
+	// ImportPace is how many imported tokens are asked about in a minute;
+	// imports.DefaultPace if 0.
+	ImportPace int
+	// Job asks the provider what became of a job of a token's connection.
+	// Without it, events about jobs are kept and ignored.
+	Job func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error)
+	// FindConnection asks the provider which connection a customer has; ""
+	// means that the provider knows none. It returns ErrUnknownApplication like
+	// Introspect. It is called only where a report asks for it (ask_provider), and
+	// the connection is registered before it is reported. Nil: it is not available.
+	FindConnection func(ctx context.Context, application, customerID, customerName string) (connectionID string, err error)
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error
 
@@ -85,9 +102,18 @@ type Config struct {
 	// CodecOpen and MetricsOpen let /codec and /metrics be used without an API
 	// key. They are for services that only their own machine can reach.
 	CodecOpen, MetricsOpen bool
-	// TemporalUIURL is where operators find a case's workflow. Optional.
-	TemporalUIURL string
+	// TemporalUIURL is where operators find a case's workflow, in
+	// TemporalNamespace ("default" by default). Optional.
+	TemporalUIURL, TemporalNamespace string
+	// SignIn says how operators sign in to their pages; without it there are none.
+	SignIn *SignIn
 
+	// Stopping is done when the service is to stop: answers that are held back
+	// are given then. Optional.
+	Stopping context.Context
+
+	// Limits bound how many requests are answered. Optional.
+	Limits Limits
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Registry collects the metrics; by default a new one.
@@ -136,11 +162,23 @@ func (c *Config) check() error {
 			return fmt.Errorf("web: CodecOrigins holds %q, but %w", origin, err)
 		}
 	}
+	c.Limits.fill()
+	if c.SignIn != nil && c.SignIn.OpenID != nil {
+		if err := CheckAllow(c.SignIn.OpenID.Allow); err != nil {
+			return fmt.Errorf("web: SignIn.OpenID.Allow must say who is an operator: %w", err)
+		}
+	}
+	if c.TemporalNamespace == "" {
+		c.TemporalNamespace = "default"
+	}
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
 	}
 	if c.Disconnect == nil {
 		c.Disconnect = noDisconnect
+	}
+	if c.ImportPace == 0 {
+		c.ImportPace = imports.DefaultPace
 	}
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
@@ -160,20 +198,10 @@ func (c *Config) check() error {
 // checkCampaign refuses the name of a campaign that does not exist; an empty
 // one leaves the choice to us. The error is a problem.
 func (c *Config) checkCampaign(name string) error {
-	const field = "body.campaign"
-	if name == "" {
-		return nil
+	if err := register.CheckCampaign(name, c.Campaigns); err != nil {
+		return fieldProblem("body.campaign", err.Error())
 	}
-	if err := reauth.CheckCampaignName(name); err != nil {
-		return fieldProblem(field, err.Error())
-	}
-	if c.Campaigns == nil || slices.Contains(c.Campaigns, name) {
-		return nil
-	}
-	if len(c.Campaigns) == 0 {
-		return fieldProblem(field, "is not a campaign here, where there is none; leave it out")
-	}
-	return fieldProblem(field, "is not a campaign here; known are "+strings.Join(c.Campaigns, ", "))
+	return nil
 }
 
 // secure tells whether browsers reach this service over TLS.
@@ -199,10 +227,10 @@ func (c *Config) ensureBootstrapKey(ctx context.Context) error {
 	if c.BootstrapAPIKey == "" {
 		return nil
 	}
-	if err := c.DB.EnsureAPIKey(ctx, "bootstrap", hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
+	if err := c.DB.EnsureAPIKey(ctx, BootstrapKeyName, hashAPIKey(c.BootstrapAPIKey), Scopes()); err != nil {
 		return fmt.Errorf("storing the bootstrap API key: %w", err)
 	}
 	return nil
 }
 
-var _ http.Handler = (*server)(nil)
+var _ http.Handler = (*Service)(nil)

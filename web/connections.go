@@ -6,7 +6,6 @@ import (
 	"errors"
 	"maps"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -21,7 +20,7 @@ import (
 // ConnectionBody is a connection as a backend gives it.
 type ConnectionBody struct {
 	Provider     string        `json:"provider,omitempty" enum:"finch" default:"finch" doc:"Whose API the connection belongs to."`
-	Application  string        `json:"application,omitempty" pattern:"^[a-z0-9][a-z0-9_-]{0,63}$" patternDescription:"1 to 64 lower-case letters, digits, '_' or '-'" default:"default" doc:"Whose client credentials the connection belongs to."`
+	Application  string        `json:"application,omitempty" pattern:"^[a-z0-9][a-z0-9_-]{0,63}$" patternDescription:"1 to 64 lower-case letters, digits, '_' or '-'" doc:"Whose client credentials the connection belongs to. Without it, the application that the API key is limited to, or else default."`
 	CustomerID   string        `json:"customer_id,omitempty" maxLength:"255" doc:"The customer, as your own systems call it." example:"cus_1042"`
 	CustomerName string        `json:"customer_name,omitempty" maxLength:"255" doc:"The customer's name, as its people know it: it stands in mails and on pages." example:"Acme Ltd"`
 	System       string        `json:"system,omitempty" maxLength:"100" doc:"The employment system, as its people know it: it stands in mails and on pages. Without it, what the access_token's introspection says, or what was stored." example:"Gusto"`
@@ -61,12 +60,12 @@ func (s *server) connectionRoutes(api huma.API) {
 	const path = "/v1/connections/{connection_id}"
 	huma.Register(api, also(answers(operation("put-connection", http.MethodPut, path, tagConnections, "Register or update a connection",
 		"Stores the connection as given. Contacts, products and customer replace what was stored; the status and the stored tokens stay. A connection that was removed comes back. When other people can be written to than before, an open case hears of it: whoever takes over is told at once.\n\nAn `access_token` is asked about at the provider first: if it is another connection's, or nothing works, nothing at all is stored.",
-		ScopeConnections), http.StatusUnprocessableEntity), http.StatusCreated, "The connection is new."), s.putConnection)
-	huma.Register(api, also(answers(operation("post-connection", http.MethodPost, "/v1/connections", tagConnections, "Register a connection by its token",
+		ScopeConnections), http.StatusNotFound, http.StatusUnprocessableEntity), http.StatusCreated, "The connection is new."), s.putConnection)
+	huma.Register(api, also(answers(withinApplication(operation("post-connection", http.MethodPost, "/v1/connections", tagConnections, "Register a connection by its token",
 		"As `PUT`, for a token whose `connection_id` you do not know: the provider tells it.",
-		ScopeConnections), http.StatusUnprocessableEntity), http.StatusCreated, "The connection is new."), s.postConnection)
-	huma.Register(api, operation("list-connections", http.MethodGet, "/v1/connections", tagConnections, "List connections",
-		"In the order of their IDs.", ScopeConnections, ScopeOperator), s.listConnections)
+		ScopeConnections)), http.StatusNotFound, http.StatusUnprocessableEntity), http.StatusCreated, "The connection is new."), s.postConnection)
+	huma.Register(api, withinApplication(operation("list-connections", http.MethodGet, "/v1/connections", tagConnections, "List connections",
+		"In the order of their IDs.", ScopeConnections, ScopeOperator)), s.listConnections)
 	huma.Register(api, answers(operation("get-connection", http.MethodGet, path, tagConnections, "Read a connection",
 		"Also one that was removed: its status says so. A contact who is not written to has `unreachable`: `bounce`, `complaint` or `opt_out` is said of the address, `not_me` of the person and this connection alone.", ScopeConnections, ScopeOperator), http.StatusNotFound), s.getConnection)
 	del := answers(operation("delete-connection", http.MethodDelete, path, tagConnections, "Remove a connection",
@@ -77,32 +76,24 @@ func (s *server) connectionRoutes(api huma.API) {
 }
 
 // connection turns a body into what is stored, without its token.
-func (b ConnectionBody) connection(id string) (reauth.Connection, error) {
-	people, err := contacts(b.Contacts)
+func (b ConnectionBody) connection(ctx context.Context, id string) (reauth.Connection, error) {
+	application, err := ownApplication(ctx, b.Application)
 	if err != nil {
 		return reauth.Connection{}, err
 	}
-	if !printable(b.CustomerName) {
-		return reauth.Connection{}, fieldProblem("body.customer_name", "must be one line of printable text")
+	people := make([]reauth.Contact, len(b.Contacts))
+	for i, contact := range b.Contacts {
+		people[i] = contact.contact()
 	}
-	if !printable(b.CustomerID) {
-		return reauth.Connection{}, fieldProblem("body.customer_id", "must be one line of printable text")
-	}
-	if !printable(b.System) {
-		return reauth.Connection{}, fieldProblem("body.system", "must be one line of printable text")
-	}
-	products := slices.Clone(b.Products)
-	slices.Sort(products)
-	return reauth.Connection{
-		ConnectionID: id, Provider: reauth.Provider(cmp.Or(b.Provider, string(reauth.Finch))),
-		Application: cmp.Or(b.Application, reauth.DefaultApplication),
-		CustomerID:  b.CustomerID, CustomerName: strings.TrimSpace(b.CustomerName), System: strings.TrimSpace(b.System),
-		Campaign: b.Campaign, Contacts: people, Products: slices.Compact(products),
-	}, nil
+	return registered(reauth.Connection{
+		ConnectionID: id, Provider: reauth.Provider(b.Provider), Application: application,
+		CustomerID: b.CustomerID, CustomerName: b.CustomerName, System: b.System,
+		Campaign: b.Campaign, Contacts: people, Products: b.Products,
+	})
 }
 
 func (s *server) putConnection(ctx context.Context, in *putConnectionInput) (*connectionOutput, error) {
-	c, err := in.Body.connection(in.ConnectionID)
+	c, err := in.Body.connection(ctx, in.ConnectionID)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +116,7 @@ func (s *server) postConnection(ctx context.Context, in *postConnectionInput) (*
 	if in.Body.AccessToken == "" {
 		return nil, fieldProblem("body.access_token", "is missing; without it the connection is not known: use PUT /v1/connections/{connection_id}")
 	}
-	c, err := in.Body.connection("")
+	c, err := in.Body.connection(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +149,9 @@ func (s *server) storeConnection(ctx context.Context, c reauth.Connection, token
 		return nil, s.databaseDown(ctx, "reading a connection", err)
 	}
 	created, err := s.DB.PutConnection(ctx, c)
+	if errors.Is(err, db.ErrNotFound) {
+		return nil, notYours(http.MethodPut, c.ConnectionID)
+	}
 	if err != nil {
 		return nil, s.databaseDown(ctx, "storing a connection", err)
 	}
@@ -263,17 +257,22 @@ type deleteConnectionInput struct {
 }
 
 func (s *server) deleteConnection(ctx context.Context, in *deleteConnectionInput) (*struct{}, error) {
+	var removed bool
+	var err error
 	if in.Disconnect {
-		if err := s.removeDisconnected(ctx, in.ConnectionID); err != nil {
+		if removed, err = s.removeDisconnected(ctx, in.ConnectionID); err != nil {
 			return nil, err
 		}
-	} else if _, err := s.DB.RemoveConnection(ctx, in.ConnectionID); errors.Is(err, db.ErrNotFound) {
+	} else if removed, err = s.DB.RemoveConnection(ctx, in.ConnectionID); errors.Is(err, db.ErrNotFound) {
 		return nil, unregistered(in.ConnectionID)
 	} else if err != nil {
 		return nil, s.databaseDown(ctx, "removing a connection", err)
 	}
-	err := s.temporal(ctx, func(ctx context.Context) error {
-		return s.Starter.Cancel(ctx, in.ConnectionID, reauth.Cancel{Reason: reauth.ReasonConnectionRemoved})
+	if removed {
+		s.acted(ctx, in.ConnectionID, "connection_removed", "The connection was removed")
+	}
+	err = s.temporal(ctx, func(ctx context.Context) error {
+		return s.Starter.Cancel(ctx, in.ConnectionID, reauth.Cancel{Reason: reauth.ReasonConnectionRemoved, By: actor(ctx)})
 	})
 	if err != nil && !errors.Is(err, starter.ErrNoOpenCase) {
 		s.complain(ctx, "Temporal failed", "ending the case of a removed connection", err)

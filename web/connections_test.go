@@ -233,6 +233,7 @@ func TestPutConnectionWithToken(t *testing.T) {
 		{"provider down", finch.Introspection{}, &finch.Error{Status: 502}, 503, "The provider cannot be asked"},
 		{"no answer", finch.Introspection{}, finch.ErrNoAnswer, 503, "The provider cannot be asked"},
 		{"rate limited", finch.Introspection{}, &finch.Error{Status: 429}, 503, "The provider cannot be asked"},
+		{"no room in its limit", finch.Introspection{}, &finch.Error{Status: 429, FinchCode: finch.CodeBudget, RetryAfter: 1500 * time.Millisecond, WaitsUntil: time.Date(2026, 11, 2, 12, 34, 56, 0, time.UTC)}, 503, "its limit leaves no room until 12:34:56 UTC"},
 		{"refused", finch.Introspection{}, &finch.Error{Status: 401, Name: "invalid_token_error"}, 422, "body.access_token: is refused by the provider"},
 		{"reauth", finch.Introspection{}, &finch.Error{Status: 401, FinchCode: finch.CodeReauthenticateUser}, 422, "Register the connection without a token"},
 		{"unknown application", finch.Introspection{}, fmt.Errorf("introspect: %w", ErrUnknownApplication), 422, "body.application: is not configured here"},
@@ -398,7 +399,7 @@ func TestGetAndDeleteConnection(t *testing.T) {
 	f.temporal.down = false
 	w := f.api(204, "DELETE", connectionURL, nil, nil)
 	require.Empty(t, w.Body.String())
-	require.Equal(t, []reauth.Cancel{{Reason: reauth.ReasonConnectionRemoved}}, f.temporal.cancels)
+	require.Equal(t, []reauth.Cancel{{Reason: reauth.ReasonConnectionRemoved, By: "key bootstrap"}}, f.temporal.cancels)
 	f.temporal.noCase = true
 	f.api(204, "DELETE", connectionURL, nil, nil)
 

@@ -1,16 +1,10 @@
 package web
 
 import (
-	"fmt"
-	"net/mail"
-	"strings"
-	"time"
-	_ "time/tzdata" // time zones must not depend on what a container has installed
-	"unicode"
-
-	"golang.org/x/text/language"
+	"errors"
 
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 )
 
 // ContactBody is a contact as a backend gives it.
@@ -25,69 +19,22 @@ type ContactBody struct {
 	Unreachable string `json:"unreachable,omitempty" readOnly:"true" maxLength:"20" doc:"Why the person is not written to, as GET shows it. It is ignored here: POST /v1/contacts/bounce and /v1/contacts/restore change it."`
 }
 
-// contacts checks what JSON Schema cannot, and writes locales canonically.
-func contacts(bodies []ContactBody) ([]reauth.Contact, error) {
-	seen := map[string]bool{}
-	checked := make([]reauth.Contact, 0, len(bodies))
-	for i, body := range bodies {
-		at := func(field string) string { return fmt.Sprintf("body.contacts[%d].%s", i, field) }
-		if !validEmail(body.Email) {
-			return nil, fieldProblem(at("email"), `must be an e-mail address alone, as "ada@acme.example"`)
-		}
-		if lower := strings.ToLower(body.Email); seen[lower] {
-			return nil, fieldProblem(at("email"), "stands in contacts twice; each address may appear once")
-		} else {
-			seen[lower] = true
-		}
-		for field, value := range map[string]string{"name": body.Name, "role": body.Role} {
-			if !printable(value) {
-				return nil, fieldProblem(at(field), "must be one line of printable text")
-			}
-		}
-		locale, ok := canonicalLocale(body.Locale)
-		if !ok {
-			return nil, fieldProblem(at("locale"), `must be a BCP 47 language tag, as "en-GB" or "de"`)
-		}
-		if !validTimeZone(body.TimeZone) {
-			return nil, fieldProblem(at("time_zone"), `must be an IANA time zone, as "Europe/London" or "America/New_York"`)
-		}
-		checked = append(checked, reauth.Contact{Email: body.Email, Name: body.Name, Role: body.Role, Locale: locale, TimeZone: body.TimeZone})
-	}
-	return checked, nil
+// contact leaves out what is only ever read.
+func (b ContactBody) contact() reauth.Contact {
+	return reauth.Contact{Email: b.Email, Name: b.Name, Role: b.Role, Locale: b.Locale, TimeZone: b.TimeZone}
 }
 
-// validEmail takes an address as SMTP does, without a display name.
-func validEmail(email string) bool {
-	address, err := mail.ParseAddress(email)
-	if err != nil || address.Address != email || address.Name != "" {
-		return false
-	}
-	return !strings.ContainsFunc(email, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' })
+// registered checks what JSON Schema cannot. The error is a problem.
+func registered(c reauth.Connection) (reauth.Connection, error) {
+	c, err := register.Check(c)
+	return c, bodyProblem(err)
 }
 
-func canonicalLocale(locale string) (string, bool) {
-	if locale == "" {
-		return "", true
+// bodyProblem makes a problem of what register says.
+func bodyProblem(err error) error {
+	var wrong *register.Problem
+	if errors.As(err, &wrong) {
+		return fieldProblem("body."+wrong.Field, wrong.Message)
 	}
-	tag, err := language.Parse(locale)
-	if err != nil || tag == language.Und {
-		return "", false
-	}
-	return tag.String(), true
-}
-
-func validTimeZone(zone string) bool {
-	if zone == "" {
-		return true
-	}
-	if zone == "Local" {
-		return false
-	}
-	_, err := time.LoadLocation(zone)
-	return err == nil
-}
-
-// printable refuses what could break a mail's header or a page's line.
-func printable(text string) bool {
-	return !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
+	return err
 }

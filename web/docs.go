@@ -39,14 +39,18 @@ func (s *server) docs(api *huma.OpenAPI) http.HandlerFunc {
 
 // home sends people who look at the bare address to what there is to read.
 func (s *server) home(w http.ResponseWriter, r *http.Request) {
+	var operators string
+	if s.SignIn != nil {
+		operators = operatorHome
+	}
 	s.pages.write(w, r, http.StatusOK, "home.html", docsView{
-		Title: "reauth", Product: s.ProductName, Version: s.Version, UIURL: s.TemporalUIURL,
+		Title: "reauth", Product: s.ProductName, Version: s.Version, UIURL: s.TemporalUIURL, OperatorURL: operators,
 		StyleURL: s.pages.assetURL("style.css"), IconURL: s.pages.assetURL("icon.svg"),
 	})
 }
 
 type docsView struct {
-	Title, Product, Version, BaseURL, UIURL, StyleURL, IconURL string
+	Title, Product, Version, BaseURL, UIURL, OperatorURL, StyleURL, IconURL string
 
 	Intro  []docsText
 	Groups []docsGroup
@@ -110,7 +114,9 @@ func describe(api *huma.OpenAPI, base, method, path string, op *huma.Operation) 
 		}
 	}
 	curl := "curl -X " + method + " " + base + path + " \\\n  -H \"Authorization: Bearer $REAUTH_API_KEY\""
-	if op.RequestBody != nil {
+	if op.RequestBody != nil && op.RequestBody.Content["application/json"] == nil { // a file
+		curl += " \\\n  --data-binary @FILE"
+	} else if op.RequestBody != nil {
 		schema := op.RequestBody.Content["application/json"].Schema
 		call.Body = fieldsOf(api, schema, "")
 		if example, err := json.MarshalIndent(exampleOf(api, schema), "  ", "  "); err == nil {

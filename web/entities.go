@@ -1,9 +1,7 @@
 package web
 
 import (
-	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/finch-reauth/reauth/finch"
@@ -17,25 +15,6 @@ func entitiesOf(said finch.Introspection) reauth.Entities {
 		all = append(all, reauth.Entity{EntityID: e.ID, Name: e.Name, Status: e.Status})
 	}
 	return all
-}
-
-// obeyEntity puts on record what an event says of one entity that needs nobody:
-// that it works, say, or is gone. With the last one that wanted a login the
-// connection is back.
-func (s *server) obeyEntity(ctx context.Context, c reauth.Connection, e finch.Event) (string, error) {
-	if !slices.ContainsFunc(c.Entities, func(known reauth.Entity) bool { return known.EntityID == e.EntityID }) {
-		return "ignored", nil
-	}
-	if err := s.DB.SetEntityStatus(ctx, c.ConnectionID, e.EntityID, e.Status, s.Now()); err != nil {
-		return "", s.databaseDown(ctx, "storing what a webhook says of an entity", err)
-	}
-	others := func(other reauth.Entity) bool {
-		return other.EntityID != e.EntityID && other.Status == reauth.EntityReauth
-	}
-	if e.Status == finch.StatusConnected && !slices.ContainsFunc(c.Entities, others) {
-		return s.obeyConnected(ctx, c)
-	}
-	return "entity", nil
 }
 
 // restOf says, in a sentence, which companies still work while others do not.

@@ -96,18 +96,15 @@ func TestEntitiesInTheAPI(t *testing.T) {
 	require.Equal(t, c.Entities, detail.Entities)
 	require.NotContains(t, f.do("PUT", connectionURL, map[string]any{}).Body.String(), "Gusto")
 
-	// Events about one company are kept; with the last one the case looks.
-	event := func(id, entity, status, result string) {
+	// Events about one company are kept; the open case looks at all of them.
+	event := func(id, entity, status string) {
 		t.Helper()
 		f.advance(time.Second)
-		body := strings.Replace(accountUpdated(status), "null", `"`+entity+`"`, 1)
-		require.JSONEq(t, `{"result":"`+result+`"}`, f.event(id, body).Body.String())
+		require.Equal(t, "looked", f.obeyed(id, strings.Replace(accountUpdated(status), "null", `"`+entity+`"`, 1)))
 	}
-	event("msg_1", "e1", "disconnected", "entity")
-	event("msg_2", "e9", "connected", "ignored")
-	require.Empty(t, f.temporal.signals)
-	event("msg_3", "e2", "connected", "restored")
-	require.Equal(t, []string{"restored " + connID}, f.temporal.signals)
+	event("msg_1", "e1", "disconnected")
+	event("msg_2", "e9", "connected")
+	event("msg_3", "e2", "connected")
 	f.api(http.StatusOK, "GET", reportURL, nil, &detail)
 	require.Equal(t, "disconnected", detail.Entities[0].Status)
 	require.Equal(t, "connected", detail.Entities[1].Status)

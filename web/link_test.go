@@ -324,7 +324,7 @@ func TestPressReopens(t *testing.T) {
 	require.Equal(t, []reauth.Input{{ConnectionID: connID, Provider: reauth.Finch, Source: reauth.SourceLink}}, f.temporal.reports)
 	require.Equal(t, "One moment…", title(f.visit("GET", wait.String())))
 	require.Equal(t, 1, f.count("clicks"), "the person is here")
-	_, _, suppressed, err := f.db.Suppressed(t.Context(), connID, reauth.SourceAPIError, f.clock())
+	_, _, suppressed, err := f.db.Suppressed(t.Context(), connID, reauth.SourceAPIError, "", f.clock())
 	require.NoError(t, err)
 	require.False(t, suppressed)
 

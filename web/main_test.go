@@ -48,7 +48,7 @@ var errDown = errors.New("connection refused")
 // fixture is a service on a real database, with a Temporal and a provider that
 // do what the test says.
 type fixture struct {
-	t        *testing.T
+	t        testing.TB
 	url      string
 	db       *db.DB
 	proxy    *proxy
@@ -83,7 +83,7 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-func newFixture(t *testing.T, change ...func(*Config)) *fixture {
+func newFixture(t testing.TB, change ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, url: pgtest.URL(t)}
 	var err error
@@ -99,10 +99,10 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 
 // again is a new fixture on the same database, which is emptied: that is
 // quicker than another one.
-func (f *fixture) again(t *testing.T, change ...func(*Config)) *fixture {
+func (f *fixture) again(t testing.TB, change ...func(*Config)) *fixture {
 	t.Helper()
 	next := &fixture{t: t, url: f.url, proxy: f.proxy, db: f.db}
-	next.sql(`TRUNCATE connections, api_keys, webhooks, budgets, codes, held_codes, minted, quarantined_tokens, outbox, unreachable, storms CASCADE`)
+	next.sql(`TRUNCATE connections, api_keys, webhooks, webhook_lines, budgets, codes, held_codes, minted, quarantined_tokens, outbox, unreachable, storms, imports CASCADE`)
 	next.start(change...)
 	return next
 }
@@ -288,7 +288,7 @@ func title(w *httptest.ResponseRecorder) string {
 	return strings.NewReplacer("&#39;", "'", "&amp;", "&").Replace(m[1])
 }
 
-func location(t *testing.T, w *httptest.ResponseRecorder) *url.URL {
+func location(t testing.TB, w *httptest.ResponseRecorder) *url.URL {
 	t.Helper()
 	require.Equal(t, http.StatusSeeOther, w.Code, w.Body.String())
 	u, err := url.Parse(w.Header().Get("Location"))
@@ -352,6 +352,14 @@ func (f *fixture) close(caseID string, outcome reauth.Outcome, reason string) {
 	first, err := f.db.CloseCase(f.t.Context(), db.Closing{CaseID: caseID, Outcome: outcome, Reason: reason, At: f.clock()})
 	require.NoError(f.t, err)
 	require.True(f.t, first)
+}
+
+// pool is the database, past package db.
+func (f *fixture) pool() *sql.DB {
+	f.t.Helper()
+	pool, err := sql.Open("postgres", f.url)
+	require.NoError(f.t, err)
+	return pool
 }
 
 // sql runs a statement for which db has no method.
@@ -443,6 +451,7 @@ type fakeTemporal struct {
 	idle     bool // no worker runs
 	noCase   bool // nothing runs that could be signalled
 	onCode   func()
+	closing  string // a case that is over, but whose workflow still runs
 	reports  []reauth.Input
 	codes    []reauth.CodeReceived
 	codesFor []string
@@ -452,6 +461,7 @@ type fakeTemporal struct {
 	snoozes  []reauth.Snooze
 	stops    []reauth.StopNotices
 	changes  []reauth.ContactsChanged
+	reminds  []reauth.RemindNow
 }
 
 func (f *fakeTemporal) Report(ctx context.Context, in reauth.Input) (starter.Reported, error) {
@@ -462,6 +472,10 @@ func (f *fakeTemporal) Report(ctx context.Context, in reauth.Input) (starter.Rep
 	}
 	f.reports = append(f.reports, in)
 	reported := starter.Reported{CaseID: "case-" + in.ConnectionID, WorkflowID: reauth.WorkflowID(in.ConnectionID), Created: true}
+	if f.closing != "" {
+		reported.CaseID, reported.Created = f.closing, false
+		return reported, nil
+	}
 	if open, err := f.db.OpenCaseOf(ctx, in.ConnectionID); err == nil {
 		reported.CaseID, reported.Created = open.CaseID, false
 		return reported, nil
@@ -556,4 +570,10 @@ func (f *fakeTemporal) ContactsChanged(ctx context.Context, id string, m reauth.
 	return err
 }
 
-func (f *fakeTemporal) RemindNow(_ context.Context, id string) error { return f.signal("remind " + id) }
+func (f *fakeTemporal) Remind(_ context.Context, id string, m reauth.RemindNow) error {
+	if err := f.signal("remind " + id); err != nil {
+		return err
+	}
+	f.reminds = append(f.reminds, m)
+	return nil
+}

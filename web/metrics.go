@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,10 +23,20 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests metric.Float64Histogram
 	reports  metric.Int64Counter
+	joined   metric.Int64Counter
 	clicks   metric.Int64Counter
 	returns  metric.Int64Counter
 	holds    metric.Int64Counter
 	webhooks metric.Int64Counter
+	obedient metric.Int64Counter
+	// backlog is what was last seen to wait; nil until somebody has looked.
+	backlog atomic.Pointer[backlog]
+}
+
+// backlog is how many providers' events wait, and since when the oldest does.
+type backlog struct {
+	waiting int64
+	oldest  *time.Time
 }
 
 func newMetrics(registry *prometheus.Registry) (*metrics, error) {
@@ -45,16 +56,47 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		name, about string
 	}{
 		{&m.reports, "reauth.reports", "Reports that reached a case, by source and whether they opened it."},
+		{&m.joined, "reauth.reports.coalesced", "Those of them that joined a case without Temporal being asked, by source."},
 		{&m.clicks, "reauth.clicks", "Customers who were sent to Connect."},
 		{&m.returns, "reauth.returns", "Visits to the callback, by what became of them."},
 		{&m.holds, "reauth.codes.held", "Codes that had to wait for Temporal."},
-		{&m.webhooks, "reauth.webhooks", "Provider events, by what they did."},
+		{&m.webhooks, "reauth.webhooks", "Provider events, by what became of them at the door."},
+		{&m.obedient, "reauth.webhooks.obeyed", "Provider events that were acted upon, by what they did."},
 	} {
 		if *c.counter, err = meter.Int64Counter(c.name, metric.WithDescription(c.about)); err != nil {
 			return nil, fmt.Errorf("making the counter %s: %w", c.name, err)
 		}
 	}
-	return m, nil
+	return m, m.watchBacklog(meter)
+}
+
+// watchBacklog makes the gauges of what waits.
+func (m *metrics) watchBacklog(meter metric.Meter) error {
+	waiting, err := meter.Int64ObservableGauge("reauth.webhooks.waiting", metric.WithDescription("Provider events that wait to be acted upon."))
+	if err != nil {
+		return fmt.Errorf("making a gauge: %w", err)
+	}
+	oldest, err := meter.Float64ObservableGauge("reauth.webhooks.oldest", metric.WithUnit("s"), metric.WithDescription("How long the oldest provider event has waited; 0 if none waits."))
+	if err != nil {
+		return fmt.Errorf("making a gauge: %w", err)
+	}
+	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		b := m.backlog.Load()
+		if b == nil {
+			return nil
+		}
+		o.ObserveInt64(waiting, b.waiting)
+		age := 0.0
+		if b.oldest != nil {
+			age = max(0, time.Since(*b.oldest).Seconds())
+		}
+		o.ObserveFloat64(oldest, age)
+		return nil
+	}, waiting, oldest)
+	if err != nil {
+		return fmt.Errorf("observing a gauge: %w", err)
+	}
+	return nil
 }
 
 func (m *metrics) handler() http.Handler {
@@ -70,6 +112,11 @@ func (m *metrics) reported(ctx context.Context, source reauth.Source, created bo
 	m.reports.Add(ctx, 1, metric.WithAttributes(attribute.String("source", string(source)), attribute.Bool("created", created)))
 }
 
+func (m *metrics) coalesced(ctx context.Context, source reauth.Source) {
+	m.reported(ctx, source, false)
+	m.joined.Add(ctx, 1, metric.WithAttributes(attribute.String("source", string(source))))
+}
+
 func (m *metrics) clicked(ctx context.Context) { m.clicks.Add(ctx, 1) }
 
 func (m *metrics) returned(ctx context.Context, result string) {
@@ -80,4 +127,8 @@ func (m *metrics) held(ctx context.Context) { m.holds.Add(ctx, 1) }
 
 func (m *metrics) webhook(ctx context.Context, provider, result string) {
 	m.webhooks.Add(ctx, 1, metric.WithAttributes(attribute.String("provider", provider), attribute.String("result", result)))
+}
+
+func (m *metrics) obeyed(ctx context.Context, result string, n int) {
+	m.obedient.Add(ctx, int64(n), metric.WithAttributes(attribute.String("result", result)))
 }

@@ -13,14 +13,31 @@ import (
 	"time"
 )
 
-// maxBody bounds a request's body.
-const maxBody = 1 << 20
+// maxBody bounds a request's body, and maxWorking how long it is worked on: less
+// than the connection may be written to, so that there is an answer.
+const (
+	maxBody    = 1 << 20
+	maxWorking = 50 * time.Second
+)
+
+// boundsOf says how large a request's body may be and how long the request may
+// take. Whoever reads larger bodies, or takes longer, stands here.
+func boundsOf(r *http.Request) (largest int64, working time.Duration) {
+	if strings.HasPrefix(r.URL.Path, "/codec/") {
+		return 0, maxWorking // it has its own, larger bound
+	}
+	if r.URL.Path == importPath {
+		return maxImport, importAtMost
+	}
+	return maxBody, maxWorking
+}
 
 // requestInfo is what is known of a request besides the request itself. One
 // goroutine uses it: the request's.
 type requestInfo struct {
-	id  string
-	key string // name of the API key, once it is known
+	id      string
+	key     string // name of the API key, once it is known
+	address string // where it comes from, as far as that can be believed
 }
 
 type requestInfoKey struct{}
@@ -46,11 +63,14 @@ func requestID(r *http.Request) string {
 // those can hold a link's secret or a code.
 func (s *server) observe(w http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
 	began := time.Now()
-	info := &requestInfo{id: requestID(r)}
-	r = r.WithContext(context.WithValue(r.Context(), requestInfoKey{}, info))
+	info := &requestInfo{id: requestID(r), address: s.clientAddress(r)}
+	largest, working := boundsOf(r)
+	ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), requestInfoKey{}, info), working)
+	defer cancel()
+	r = r.WithContext(ctx)
 	rec := &recorder{ResponseWriter: w}
-	if !strings.HasPrefix(r.URL.Path, "/codec/") { // which has its own, larger bound
-		r.Body = http.MaxBytesReader(rec, r.Body, maxBody)
+	if largest > 0 {
+		r.Body = http.MaxBytesReader(rec, r.Body, largest)
 	}
 	baseHeaders(rec.Header())
 	rec.Header().Set("X-Request-Id", info.id)

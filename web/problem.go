@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -32,6 +33,12 @@ func fieldProblem(location, message string) huma.StatusError {
 // unavailable is a 503 that says what could not be reached, and when to come back.
 func unavailable(detail string) error {
 	return huma.ErrorWithHeaders(problem(http.StatusServiceUnavailable, detail), http.Header{"Retry-After": {strconv.Itoa(retryAfter)}})
+}
+
+// unavailableFor is unavailable for a time that is known.
+func unavailableFor(d time.Duration, detail string) error {
+	seconds := max(1, int((d+time.Second-1)/time.Second))
+	return huma.ErrorWithHeaders(problem(http.StatusServiceUnavailable, detail), http.Header{"Retry-After": {strconv.Itoa(seconds)}})
 }
 
 // writeProblem answers outside of huma in the same form.
@@ -60,7 +67,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // isPage tells whether people, rather than programs, look at a path.
 func isPage(r *http.Request) bool {
-	for _, prefix := range []string{"/r/", "/stop/", "/callback", "/done/", "/again/"} {
+	for _, prefix := range []string{"/r/", "/stop/", "/callback", "/done/", "/again/", operatorHome} {
 		if strings.HasPrefix(r.URL.Path, prefix) {
 			return true
 		}

@@ -132,24 +132,24 @@ func (s *server) notDisconnected(ctx context.Context, err error, kept string) er
 
 // removeDisconnected disconnects a connection at its provider and removes it. The
 // error is a problem, and means that it was not removed.
-func (s *server) removeDisconnected(ctx context.Context, id string) error {
-	err := s.ender().Remove(ctx, id)
+func (s *server) removeDisconnected(ctx context.Context, id string) (removed bool, err error) {
+	removed, err = s.ender().Remove(ctx, id)
 	const without = "DELETE without ?disconnect=true removes it here alone; the provider goes on billing it until you disconnect it there."
 	switch {
 	case err == nil:
-		return nil
+		return removed, nil
 	case errors.Is(err, db.ErrNotFound):
-		return unregistered(id)
+		return false, unregistered(id)
 	case errors.Is(err, lifecycle.ErrNoToken):
 		c, err := s.connection(ctx, id)
 		if err == nil && c.Status == reauth.StatusRemoved {
-			return problem(http.StatusConflict, "The connection was removed before, with its tokens, so it cannot be disconnected from here any more. Disconnect it in the provider's dashboard, or with a token of your own (POST /disconnect at Finch).")
+			return false, problem(http.StatusConflict, "The connection was removed before, with its tokens, so it cannot be disconnected from here any more. Disconnect it in the provider's dashboard, or with a token of your own (POST /disconnect at Finch).")
 		}
-		return problem(http.StatusConflict, "No token of the connection is stored, so it cannot be disconnected from here. Nothing was removed. Disconnect it with the token that you keep (POST /disconnect at Finch), then repeat the call without ?disconnect=true.")
+		return false, problem(http.StatusConflict, "No token of the connection is stored, so it cannot be disconnected from here. Nothing was removed. Disconnect it with the token that you keep (POST /disconnect at Finch), then repeat the call without ?disconnect=true.")
 	case errors.Is(err, lifecycle.ErrUnreadable):
-		return problem(http.StatusConflict, "None of our keys opens the connection's token, so it cannot be disconnected from here. Nothing was removed. "+without)
+		return false, problem(http.StatusConflict, "None of our keys opens the connection's token, so it cannot be disconnected from here. Nothing was removed. "+without)
 	}
-	return s.notDisconnected(ctx, err, "Nothing was removed. "+without)
+	return false, s.notDisconnected(ctx, err, "Nothing was removed. "+without)
 }
 
 // noDisconnect is Config.Disconnect where nobody has given one.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 )
 
 // BounceBody is an address that must not be written to any more.
@@ -53,10 +54,10 @@ func (s *server) reachRoutes(api huma.API) {
 const wantEmail = `must be an e-mail address alone, as "ada@acme.example"`
 
 func (s *server) bounce(ctx context.Context, in *bounceInput) (*reachOutput, error) {
-	if !validEmail(in.Body.Email) {
+	if !register.ValidEmail(in.Body.Email) {
 		return nil, fieldProblem("body.email", wantEmail)
 	}
-	if !printable(in.Body.Reason) {
+	if !register.Printable(in.Body.Reason) {
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
 	kind := db.Unreachable(cmp.Or(in.Body.Kind, string(db.UnreachableBounce)))
@@ -74,7 +75,7 @@ func (s *server) bounce(ctx context.Context, in *bounceInput) (*reachOutput, err
 }
 
 func (s *server) restore(ctx context.Context, in *restoreInput) (*reachOutput, error) {
-	if !validEmail(in.Body.Email) {
+	if !register.ValidEmail(in.Body.Email) {
 		return nil, fieldProblem("body.email", wantEmail)
 	}
 	cases, did, err := s.DB.SetReachable(ctx, in.Body.Email)

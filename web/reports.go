@@ -16,7 +16,12 @@ import (
 
 // ReportBody is evidence that a connection is stale.
 type ReportBody struct {
-	ConnectionID     string   `json:"connection_id,omitempty" doc:"The same as in the path, if given."`
+	ConnectionID string `json:"connection_id,omitempty" doc:"The same as in the path, if given."`
+	ReportFields
+}
+
+// ReportFields are what a report says, however it names the connection.
+type ReportFields struct {
 	Provider         string   `json:"provider,omitempty" enum:"finch" doc:"The connection's provider, if given."`
 	Source           string   `json:"source" enum:"api_error,webhook,sweep,manual,consent_expiry,link" doc:"Whose evidence it is. Reports of machines (api_error, webhook, sweep) are suppressed for a while after a case expired, was cancelled or failed; manual and link are a person's, and end that."`
 	FinchCode        string   `json:"finch_code,omitempty" maxLength:"100" doc:"The provider's error code." example:"reauthenticate_user"`
@@ -62,7 +67,7 @@ func (s *server) reportRoutes(api huma.API) {
 	huma.Register(api, also(op, http.StatusOK, "No case was opened: the token was superseded, or reports are suppressed."), s.report)
 }
 
-func (b ReportBody) input(id string) reauth.Input {
+func (b ReportFields) input(id string) reauth.Input {
 	return reauth.Input{
 		ConnectionID: id, Provider: reauth.Provider(b.Provider), Source: reauth.Source(b.Source), FinchCode: b.FinchCode, Reason: b.Reason,
 		TokenFingerprint: b.TokenFingerprint, MinutesToExpire: b.MinutesToExpire, Renewals: b.Renewals,
@@ -92,18 +97,24 @@ func (s *server) report(ctx context.Context, in *reportInput) (*reportOutput, er
 	if err != nil {
 		return nil, err
 	}
-	out := &reportOutput{Status: http.StatusOK, Body: result}
-	if result.CaseID != "" {
-		out.Status = http.StatusAccepted
+	return &reportOutput{Status: result.status(), Body: result}, nil
+}
+
+// status says whether the report is with a case.
+func (r ReportResult) status() int {
+	if r.CaseID != "" {
+		return http.StatusAccepted
 	}
-	return out, nil
+	return http.StatusOK
 }
 
 // open reports a connection that is registered. The error is a problem.
 func (s *server) open(ctx context.Context, c reauth.Connection, in reauth.Input) (ReportResult, error) {
 	in.Provider = c.Provider
+	current := false
 	if in.TokenFingerprint != "" {
-		_, current, err := s.DB.TokenByFingerprint(ctx, c.ConnectionID, in.TokenFingerprint)
+		var err error
+		_, current, err = s.DB.TokenByFingerprint(ctx, c.ConnectionID, in.TokenFingerprint)
 		switch {
 		case err == nil && !current:
 			return ReportResult{TokenSuperseded: true, Generation: c.Generation}, nil
@@ -112,43 +123,44 @@ func (s *server) open(ctx context.Context, c reauth.Connection, in reauth.Input)
 		}
 	}
 	if in.Source.Machine() {
-		until, reason, suppressed, err := s.DB.Suppressed(ctx, c.ConnectionID, in.Source, s.Now())
-		if err != nil {
-			return ReportResult{}, s.databaseDown(ctx, "looking a suppression up", err)
-		}
-		if _, err := s.DB.OpenCaseOf(ctx, c.ConnectionID); suppressed && err != nil { // an open case is joined
-			until = until.UTC()
-			return ReportResult{Suppressed: true, Reason: reason, Until: &until}, nil
-		}
-	} else if in.Source == reauth.SourceManual || in.Source == reauth.SourceLink {
+		return s.openOrJoin(ctx, in, current)
+	}
+	if in.Source == reauth.SourceManual || in.Source == reauth.SourceLink {
 		if err := s.DB.LiftSuppression(ctx, c.ConnectionID); err != nil {
 			return ReportResult{}, s.databaseDown(ctx, "lifting a suppression", err)
 		}
 	}
-	var reported starter.Reported
-	if err := s.temporal(ctx, func(ctx context.Context) (err error) {
-		reported, err = s.Starter.Report(ctx, in)
-		return err
-	}); err != nil {
+	reported, err := s.startCase(ctx, in)
+	if err != nil {
 		return ReportResult{}, s.temporalDown(ctx, "reporting a connection", err)
 	}
-	s.metrics.reported(ctx, in.Source, reported.Created)
-	if !reported.Created && !in.Source.Machine() {
-		// A person asked while the last case, which is over, still tells
-		// everybody: joining it would open nothing.
-		if last, err := s.DB.CaseByID(ctx, reported.CaseID); err == nil && !last.Open() {
-			return ReportResult{}, unavailable("The connection's last case is just being closed. Please repeat the call in a minute.")
-		}
-	}
-	return ReportResult{CaseID: reported.CaseID, WorkflowID: reported.WorkflowID, Created: &reported.Created, Phase: s.phase(ctx, reported.CaseID)}, nil
+	return s.reported(ctx, in, reported, current)
 }
 
-// phase is what a case is doing. A case that was opened this moment has not
-// told the database yet.
-func (s *server) phase(ctx context.Context, caseID string) string {
-	c, err := s.DB.CaseByID(ctx, caseID)
-	if err != nil {
-		return string(reauth.PhaseConfirming)
+// startCase asks Temporal to start a case, or to join the one that runs.
+func (s *server) startCase(ctx context.Context, in reauth.Input) (reported starter.Reported, err error) {
+	err = s.temporal(ctx, func(ctx context.Context) (err error) {
+		reported, err = s.Starter.Report(ctx, in)
+		return err
+	})
+	return reported, err
+}
+
+// reported answers a report that Temporal took. current says that it is the
+// current token that failed.
+func (s *server) reported(ctx context.Context, in reauth.Input, reported starter.Reported, current bool) (ReportResult, error) {
+	s.metrics.reported(ctx, in.Source, reported.Created)
+	phase := reauth.PhaseConfirming // a case that was opened this moment has not told the database yet
+	if c, err := s.DB.CaseByID(ctx, reported.CaseID); err == nil {
+		phase = c.Phase
+		if !reported.Created && !c.Open() && (!in.Source.Machine() || current && c.Outcome == reauth.OutcomeRecovered) {
+			// The last case, which is over, still tells everybody: joining it would
+			// open nothing, though a person asks, or the token that it brought fails.
+			return ReportResult{}, unavailable("The connection's last case is just being closed. Please repeat the call in a minute.")
+		}
+		if !reported.Created {
+			s.recode(ctx, c, in)
+		}
 	}
-	return string(c.Phase)
+	return ReportResult{CaseID: reported.CaseID, WorkflowID: reported.WorkflowID, Created: &reported.Created, Phase: string(phase)}, nil
 }

@@ -17,7 +17,7 @@ func TestWebhookConnectedAfterAClick(t *testing.T) {
 	f := newFixture(t)
 	f.press(f.ready(connID))
 	f.advance(reauth.ClickGrace - time.Second)
-	require.JSONEq(t, `{"result":"held"}`, f.event("msg_1", accountUpdated("connected")).Body.String())
+	require.Equal(t, "held", f.obeyed("msg_1", accountUpdated("connected")))
 	f.tellOnce()
 	require.Empty(t, f.temporal.signals)
 
@@ -29,7 +29,7 @@ func TestWebhookConnectedAfterAClick(t *testing.T) {
 	require.Equal(t, []string{"restored " + connID}, f.temporal.signals, "no code came, so the case is told when the grace is over")
 	f.tellOnce()
 	require.Len(t, f.temporal.signals, 1, "once")
-	require.JSONEq(t, `{"result":"restored"}`, f.event("msg_2", accountUpdated("connected")).Body.String())
+	require.Equal(t, "restored", f.obeyed("msg_2", accountUpdated("connected")))
 	require.Len(t, f.temporal.signals, 2, "an old click holds nothing")
 }
 
@@ -41,7 +41,7 @@ func (f *fixture) tellOnce() {
 func TestHeldRestoredOfAClosedCase(t *testing.T) {
 	f := newFixture(t)
 	f.press(f.ready(connID))
-	f.event("msg_1", accountUpdated("connected"))
+	require.Equal(t, "held", f.obeyed("msg_1", accountUpdated("connected")))
 	f.close("case-"+connID, reauth.OutcomeRecovered, "")
 	f.advance(reauth.ClickGrace)
 	f.tellOnce()

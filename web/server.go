@@ -21,11 +21,29 @@ type server struct {
 	pages   *pages
 	metrics *metrics
 	touched touches
+	seldom  seldom
+	// stored are webhooks that are certainly stored.
+	stored recent
+	joins  joiner
+	waits  waits
+	limits *limiters
 }
 
-// New returns the service's handler. It stores the bootstrap API key, so the
-// database must be there and migrated.
-func New(c Config) (http.Handler, error) {
+// Service is the HTTP side of reauth: an http.Handler, and what it does beside
+// answering.
+type Service struct{ server *server }
+
+// ServeHTTP implements http.Handler.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.server.ServeHTTP(w, r) }
+
+// ActOnWebhooks acts on the events that providers have sent until the context
+// ends. Several processes may do so at once: an event is acted upon by one of
+// them, and by another if that one dies.
+func (s *Service) ActOnWebhooks(ctx context.Context) { newClerk(s.server).run(ctx, clerkEvery) }
+
+// New returns the service. It stores the bootstrap API key, so the database
+// must be there and migrated. Somebody must call ActOnWebhooks.
+func New(c Config) (*Service, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -34,7 +52,7 @@ func New(c Config) (http.Handler, error) {
 	if err := c.ensureBootstrapKey(ctx); err != nil {
 		return nil, err
 	}
-	s := &server{Config: c, mux: http.NewServeMux()}
+	s := &server{Config: c, mux: http.NewServeMux(), limits: newLimiters(c.Limits)}
 	var err error
 	if s.pages, err = newPages(&s.Config); err != nil {
 		return nil, err
@@ -44,12 +62,14 @@ func New(c Config) (http.Handler, error) {
 	}
 	api := s.newAPI()
 	s.routes(api)
-	return s, nil
+	return &Service{s}, nil
 }
 
 func (s *server) routes(api huma.API) {
 	s.connectionRoutes(api)
+	s.importRoutes(api)
 	s.reportRoutes(api)
+	s.anyReportRoutes(api)
 	s.caseRoutes(api)
 	s.steeringRoutes(api)
 	s.stormRoutes(api)
@@ -76,6 +96,8 @@ func (s *server) routes(api huma.API) {
 	s.mux.Handle("GET /metrics", s.guard(s.MetricsOpen, ScopeMetrics, s.metrics.handler()))
 	s.codecRoutes()
 
+	s.operatorRoutes()
+
 	s.mux.HandleFunc("GET /docs", s.docs(api.OpenAPI()))
 	s.mux.HandleFunc("GET /{$}", s.home)
 }
@@ -88,6 +110,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // route answers what no route takes in the service's own words; everything
 // else is the mux's.
 func (s *server) route(w http.ResponseWriter, r *http.Request) {
+	if !s.withinRate(w, r) {
+		return
+	}
 	handler, pattern := s.mux.Handler(r)
 	if pattern != "" {
 		s.mux.ServeHTTP(w, r)

@@ -213,12 +213,17 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/contacts/restore":                           {"post"},
 		"/v1/connections/{connection_id}/reauth/session": {"post"},
 		"/v1/connections/{connection_id}/token":          {"get"},
+		importPath:                                       {"post"},
+		"/v1/imports":                                    {"get"},
+		"/v1/imports/{import_id}":                        {"get"},
+		"/v1/imports/{import_id}/rejected":               {"get"},
+		"/v1/reports":                                    {"post"},
 		"/v1/cases":                                      {"get"},
 		"/v1/quarantine":                                 {"get"},
 		"/v1/quarantine/{fingerprint}":                   {"delete"},
 		"/v1/quarantine/{fingerprint}/disconnect":        {"post"},
-		"/v1/storms":                    {"get"},
-		"/v1/storms/{storm_id}/release": {"post"},
+		"/v1/storms":                                     {"get"},
+		"/v1/storms/{storm_id}/release":                  {"post"},
 	}
 	require.Len(t, api.Paths, len(want))
 	for path, methods := range want {

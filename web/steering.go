@@ -10,6 +10,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/starter"
 )
 
@@ -118,20 +119,20 @@ func (s *server) steer(ctx context.Context, id string, tell func(context.Context
 }
 
 func (s *server) cancel(ctx context.Context, in *cancelInput) (*steerOutput, error) {
-	if !printable(in.Body.Reason) {
+	if !register.Printable(in.Body.Reason) {
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
 	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error {
-		return s.Starter.Cancel(ctx, in.ConnectionID, reauth.Cancel{Reason: in.Body.Reason})
+		return s.Starter.Cancel(ctx, in.ConnectionID, reauth.Cancel{Reason: in.Body.Reason, By: actor(ctx)})
 	})
 }
 
 func (s *server) stopNotices(ctx context.Context, in *stopInput) (*steerOutput, error) {
-	if !printable(in.Body.Reason) {
+	if !register.Printable(in.Body.Reason) {
 		return nil, fieldProblem("body.reason", "must be one line of printable text")
 	}
 	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error {
-		return s.Starter.StopNotices(ctx, in.ConnectionID, reauth.StopNotices{Reason: in.Body.Reason})
+		return s.Starter.StopNotices(ctx, in.ConnectionID, reauth.StopNotices{Reason: in.Body.Reason, By: actor(ctx)})
 	})
 }
 
@@ -141,12 +142,14 @@ func (s *server) snooze(ctx context.Context, in *snoozeInput) (*steerOutput, err
 		return nil, fieldProblem("body.until", "must be in the future, and at most a year ahead")
 	}
 	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error {
-		return s.Starter.Snooze(ctx, in.ConnectionID, reauth.Snooze{Until: in.Body.Until.UTC()})
+		return s.Starter.Snooze(ctx, in.ConnectionID, reauth.Snooze{Until: in.Body.Until.UTC(), By: actor(ctx)})
 	})
 }
 
 func (s *server) remind(ctx context.Context, in *ConnectionPath) (*steerOutput, error) {
-	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error { return s.Starter.RemindNow(ctx, in.ConnectionID) })
+	return s.steer(ctx, in.ConnectionID, func(ctx context.Context) error {
+		return s.Starter.Remind(ctx, in.ConnectionID, reauth.RemindNow{By: actor(ctx)})
+	})
 }
 
 func (s *server) submitCode(ctx context.Context, in *codeInput) (*codeOutput, error) {

@@ -21,10 +21,11 @@ func TestSteering(t *testing.T) {
 	f.api(202, "POST", reportURL+"/remind", nil, &a)
 	f.api(202, "POST", reportURL+"/stop", map[string]any{"reason": "we phone them"}, &a)
 	require.Equal(t, Accepted{CaseID: "case-1", Phase: "awaiting_customer"}, a)
-	require.Equal(t, []reauth.StopNotices{{Reason: "we phone them"}}, f.temporal.stops)
+	require.Equal(t, []reauth.StopNotices{{Reason: "we phone them", By: "key bootstrap"}}, f.temporal.stops)
 	require.Equal(t, []string{"cancel " + connID, "snooze " + connID, "remind " + connID, "stop " + connID}, f.temporal.signals)
-	require.Equal(t, []reauth.Cancel{{Reason: "they left"}}, f.temporal.cancels)
-	require.Equal(t, []reauth.Snooze{{Until: until}}, f.temporal.snoozes, "in UTC")
+	require.Equal(t, []reauth.Cancel{{Reason: "they left", By: "key bootstrap"}}, f.temporal.cancels)
+	require.Equal(t, []reauth.Snooze{{Until: until, By: "key bootstrap"}}, f.temporal.snoozes, "in UTC")
+	require.Equal(t, []reauth.RemindNow{{By: "key bootstrap"}}, f.temporal.reminds)
 }
 
 func TestSteeringRefuses(t *testing.T) {

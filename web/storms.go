@@ -80,7 +80,7 @@ func (s *server) releaseStorm(ctx context.Context, in *stormPath) (*struct{ Body
 	if err != nil {
 		return nil, err
 	}
-	by := "the API key " + keyName(ctx)
+	by := actor(ctx)
 	release := func(ctx context.Context) error { return s.Starter.ReleaseStorm(ctx, storm.StormID, by) }
 	err = s.temporal(ctx, release)
 	if errors.Is(err, starter.ErrNoStorm) {
@@ -110,10 +110,4 @@ func (s *server) ragingStorm(ctx context.Context, id string) (db.Storm, error) {
 		return storm, problem(http.StatusConflict, "The storm is over: "+storm.EndedHow+".")
 	}
 	return storm, nil
-}
-
-// keyName is the name of the API call's key.
-func keyName(ctx context.Context) string {
-	key, _ := ctx.Value(apiKeyKey{}).(db.APIKey)
-	return key.Name
 }

@@ -92,12 +92,12 @@ func TestReleaseStorm(t *testing.T) {
 	f.api(202, "POST", url, nil, &storm)
 	require.Equal(t, id, storm.StormID)
 	require.Nil(t, storm.EndedAt)
-	require.Equal(t, []string{"release " + id + " by the API key bootstrap"}, f.temporal.signals)
+	require.Equal(t, []string{"release " + id + " by key bootstrap"}, f.temporal.signals)
 
 	// Whatever watched it is gone: then it is watched again, and released.
 	f.temporal.signals, f.temporal.noCase = nil, true
 	f.api(202, "POST", url, nil, &storm)
-	require.Equal(t, []string{"watch " + id, "release " + id + " by the API key bootstrap"}, f.temporal.signals)
+	require.Equal(t, []string{"watch " + id, "release " + id + " by key bootstrap"}, f.temporal.signals)
 
 	f.temporal.signals, f.temporal.down = nil, true
 	f.problem(503, "POST", url, nil)

@@ -16,8 +16,8 @@ const (
 	ticketAgain = "again" // leads from a page back to the link
 )
 
-// ticketLife is how long a state, a cookie and a result page are good for.
-const ticketLife = 24 * time.Hour
+// TicketLife is how long a state, a cookie and a result page are good for.
+const TicketLife = 24 * time.Hour
 
 // clickTicket says where a code belongs: it is the state of one click. Names
 // are short because Connect carries it in a URL.
@@ -49,7 +49,7 @@ type againTicket struct {
 }
 
 func (s *server) mint(kind string, v any) (string, error) {
-	return s.Keys.Mint(kind, v, s.Now().Add(ticketLife))
+	return s.Keys.Mint(kind, v, s.Now().Add(TicketLife))
 }
 
 // cookieName is fixed by the scheme: browsers take a __Host- cookie only over
@@ -63,7 +63,7 @@ func (s *server) cookieName() string {
 
 func (s *server) setCookie(w http.ResponseWriter, ticket string) {
 	http.SetCookie(w, &http.Cookie{
-		Name: s.cookieName(), Value: ticket, Path: "/", MaxAge: int(ticketLife / time.Second),
+		Name: s.cookieName(), Value: ticket, Path: "/", MaxAge: int(TicketLife / time.Second),
 		HttpOnly: true, Secure: s.secure(), SameSite: http.SameSiteLaxMode,
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -28,27 +29,82 @@ func accountUpdated(status string) string {
 	return `{"company_id":"c","connection_id":"` + connID + `","entity_id":null,"event_type":"account.updated","data":{"status":"` + status + `","authentication_method":"credential"}}`
 }
 
+// clerk is one who acts on what has arrived.
+func (f *fixture) clerk() *clerk {
+	c := newClerk(f.handler.(*Service).server)
+	c.spread = func(wait time.Duration) time.Duration { return wait }
+	return c
+}
+
+// settle lets a clerk act on everything that is due.
+func (f *fixture) settle() {
+	c := f.clerk()
+	for c.dispatch(f.t.Context()) > 0 {
+		c.flights.Wait()
+	}
+}
+
+// stored is what is known of an event.
+func (f *fixture) stored(id string) db.Webhook {
+	f.t.Helper()
+	list, err := f.db.Webhooks(f.t.Context(), db.WebhookFilter{EventID: id}, 0)
+	require.NoError(f.t, err)
+	require.Len(f.t, list, 1)
+	return list[0]
+}
+
+// obeyed posts a signed event, lets it be acted upon, and returns what it did.
+func (f *fixture) obeyed(id, body string) string {
+	f.t.Helper()
+	w := f.event(id, body)
+	require.Equal(f.t, http.StatusOK, w.Code, w.Body.String())
+	require.JSONEq(f.t, `{"result":"stored"}`, w.Body.String())
+	f.settle()
+	e := f.stored(id)
+	require.NotEqual(f.t, db.WebhookWaiting, e.State, e.LastError)
+	return e.Result
+}
+
+func jobCompleted(id string) string {
+	return `{"connection_id":"` + connID + `","entity_id":null,"event_type":"job.data_sync_all.completed","data":{"job_id":"` + id + `","job_url":"u"}}`
+}
+
+func ofEntity(body string) string {
+	return strings.Replace(body, `"entity_id":null`, `"entity_id":"e-1"`, 1)
+}
+
 func TestWebhookEvents(t *testing.T) {
+	of := func(body, connectionID string) string { return strings.Replace(body, connID, connectionID, 1) }
 	tests := []struct {
-		name, body, result string
-		reports            int
-		signals            []string
-		status             reauth.ConnectionStatus
+		name, body string
+		state      db.WebhookState
+		result     string
+		codes      []string // of the reports
+		signals    []string
+		status     reauth.ConnectionStatus
 	}{
-		{"reauth", accountUpdated("reauth"), "reported", 1, nil, reauth.StatusStale},
-		{"its older name", accountUpdated("error_reauth"), "reported", 1, nil, reauth.StatusStale},
-		{"connected", accountUpdated("connected"), "restored", 0, []string{"restored " + connID}, reauth.StatusConnected},
-		{"disconnected", accountUpdated("disconnected"), "disconnected", 0, []string{"restored " + connID}, reauth.StatusDisconnected},
-		{"one entity reauth", strings.Replace(accountUpdated("reauth"), "null", `"e"`, 1), "reported", 1, nil, reauth.StatusStale},
-		{"one entity connected", strings.Replace(accountUpdated("connected"), "null", `"e"`, 1), "ignored", 0, nil, reauth.StatusConnected},
-		{"one entity disconnected", strings.Replace(accountUpdated("disconnected"), "null", `"e"`, 1), "ignored", 0, nil, reauth.StatusConnected},
-		{"processing", accountUpdated("processing"), "ignored", 0, nil, reauth.StatusConnected},
-		{"a status to come", accountUpdated("on_holiday"), "ignored", 0, nil, reauth.StatusConnected},
-		{"a test event", `{"event_type":"test","data":{}}`, "ignored", 0, nil, reauth.StatusConnected},
-		{"a job", `{"event_type":"job.data_sync_all.completed","connection_id":"` + connID + `","data":{"job_id":"j"}}`, "ignored", 0, nil, reauth.StatusConnected},
-		{"another connection", strings.Replace(accountUpdated("reauth"), connID, "nobody", 1), "ignored", 0, nil, reauth.StatusConnected},
-		{"without a connection", `{"event_type":"account.updated","data":{"status":"reauth"}}`, "ignored", 0, nil, reauth.StatusConnected},
-		{"an odd connection", strings.Replace(accountUpdated("reauth"), connID, "../x", 1), "ignored", 0, nil, reauth.StatusConnected},
+		{"reauth", accountUpdated("reauth"), "done", "reported", []string{"reauthenticate_user"}, nil, reauth.StatusStale},
+		{"its older name", accountUpdated("error_reauth"), "done", "reported", []string{"reauthenticate_user"}, nil, reauth.StatusStale},
+		{"permissions", accountUpdated("error_permissions"), "done", "reported", []string{"error_permissions"}, nil, reauth.StatusStale},
+		{"no account", accountUpdated("error_no_account_setup"), "done", "reported", []string{"error_no_account_setup"}, nil, reauth.StatusStale},
+		{"connected", accountUpdated("connected"), "done", "restored", nil, []string{"restored " + connID}, reauth.StatusConnected},
+		{"disconnected", accountUpdated("disconnected"), "done", "disconnected", nil, []string{"restored " + connID}, reauth.StatusDisconnected},
+		{"one entity reauth", ofEntity(accountUpdated("reauth")), "done", "reported", []string{"reauthenticate_user"}, nil, reauth.StatusStale},
+		{"one entity connected", ofEntity(accountUpdated("connected")), "ignored", "no_token", nil, nil, reauth.StatusConnected},
+		{"one entity disconnected", ofEntity(accountUpdated("disconnected")), "ignored", "no_token", nil, nil, reauth.StatusConnected},
+		{"processing", accountUpdated("processing"), "ignored", "status", nil, nil, reauth.StatusConnected},
+		{"a status to come", accountUpdated("on_holiday"), "ignored", "status", nil, nil, reauth.StatusConnected},
+		{"a test event", `{"event_type":"test","data":{}}`, "ignored", "type", nil, nil, reauth.StatusConnected},
+		{"a type to come", `{"event_type":"moon.full","connection_id":"` + connID + `"}`, "ignored", "type", nil, nil, reauth.StatusConnected},
+		{"a job, but nobody to ask", jobCompleted("j"), "ignored", "jobs_off", nil, nil, reauth.StatusConnected},
+		{"another connection", of(accountUpdated("reauth"), "nobody"), "ignored", "unregistered", nil, nil, reauth.StatusConnected},
+		{"without a connection", `{"event_type":"account.updated","data":{"status":"reauth"}}`, "ignored", "no_connection", nil, nil, reauth.StatusConnected},
+		{"an odd connection", of(accountUpdated("reauth"), "../x"), "ignored", "malformed", nil, nil, reauth.StatusConnected},
+		{"an odd entity", strings.Replace(accountUpdated("disconnected"), `null`, `"é"`, 1), "ignored", "malformed", nil, nil, reauth.StatusConnected},
+		{"not JSON", "status=reauth", "ignored", "malformed", nil, nil, reauth.StatusConnected},
+		{"an array", "[]", "ignored", "malformed", nil, nil, reauth.StatusConnected},
+		{"without a type", `{"data":{}}`, "ignored", "malformed", nil, nil, reauth.StatusConnected},
+		{"empty", "", "ignored", "malformed", nil, nil, reauth.StatusConnected},
 	}
 	shared := newFixture(t)
 	for _, test := range tests {
@@ -57,27 +113,57 @@ func TestWebhookEvents(t *testing.T) {
 			f.register(connID)
 			w := f.event("msg_1", test.body)
 			require.Equal(t, http.StatusOK, w.Code, w.Body.String())
-			require.JSONEq(t, `{"result":"`+test.result+`"}`, w.Body.String())
-			require.Len(t, f.temporal.reports, test.reports)
+			require.JSONEq(t, `{"result":"stored"}`, w.Body.String())
+			require.Empty(t, f.temporal.reports, "the answer waits for nobody")
+			require.Empty(t, f.temporal.signals)
+			f.settle()
+
+			e := f.stored("msg_1")
+			require.Equal(t, test.state, e.State)
+			require.Equal(t, test.result, e.Result)
+			var codes []string
 			for _, in := range f.temporal.reports {
 				require.Equal(t, reauth.SourceWebhook, in.Source)
-				require.Equal(t, "reauthenticate_user", in.FinchCode)
+				codes = append(codes, in.FinchCode)
 			}
+			require.Equal(t, test.codes, codes)
 			require.Equal(t, test.signals, f.temporal.signals)
 			c, err := f.db.Connection(t.Context(), connID)
 			require.NoError(t, err)
 			require.Equal(t, test.status, c.Status)
+			if e.Result == "type" || e.Result == "status" || e.Result == "malformed" || e.Result == "no_connection" {
+				require.Equal(t, test.body, e.Body, "what is not understood is kept")
+			} else if e.State == db.WebhookDone {
+				require.Empty(t, e.Body)
+			}
+			require.Zero(t, f.count("webhook_lines"))
 
 			// The same event again changes nothing.
-			reports, rows := len(f.temporal.reports), f.rows()
+			rows := f.rows()
 			w = f.event("msg_1", test.body)
 			require.JSONEq(t, `{"result":"repeated"}`, w.Body.String())
 			require.Equal(t, http.StatusOK, w.Code)
-			require.Len(t, f.temporal.reports, reports)
+			f.settle()
+			require.Len(t, f.temporal.reports, len(test.codes))
 			require.Len(t, f.temporal.signals, len(test.signals))
 			require.Equal(t, rows, f.rows())
 		})
 	}
+}
+
+// Nothing of a person is stored, whoever puts it into an event, and an ID
+// that is none is not lost either.
+func TestWebhookBodiesHoldNoAddress(t *testing.T) {
+	f := newFixture(t)
+	body := `{"event_type":"person.created","data":{"email":"` + email + `","other":"ada.hush\u0040acme.example","pad":"` + strings.Repeat("x", 5000) + `"}}`
+	require.Equal(t, http.StatusOK, f.event(email, body).Code)
+	require.JSONEq(t, `{"result":"repeated"}`, f.event(email, body).Body.String())
+	list, err := f.db.Webhooks(t.Context(), db.WebhookFilter{}, 0)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.Contains(t, list[0].Body, `{"event_type":"person.created","data":{"email":"[address]","other":"[address]","pad":"xx`)
+	require.Less(t, len(list[0].Body), 2048)
+	require.Regexp(t, `^sha256:[0-9a-f]{64}$`, list[0].EventID)
 }
 
 func TestWebhookRefuses(t *testing.T) {
@@ -106,11 +192,8 @@ func TestWebhookRefuses(t *testing.T) {
 		{"another event id", good, header(finch.HeaderEventID, "msg_2"), 401},
 		{"too old", good, signed(webhookSecret, f.clock().Add(-6*time.Minute), good), 401},
 		{"from the future", good, signed(webhookSecret, f.clock().Add(6*time.Minute), good), 401},
-		{"not JSON", "status=reauth", nil, 422},
-		{"an array", "[]", nil, 422},
-		{"without a type", `{"data":{}}`, nil, 422},
-		{"empty", "", nil, 422},
-		{"too large", `{"event_type":"` + strings.Repeat("x", maxBody) + `"}`, nil, 413},
+		{"a forgery, too old", good, signed(otherSecret, f.clock().Add(-6*time.Minute), good), 401},
+		{"too large", `{"event_type":"` + strings.Repeat("x", maxEvent) + `"}`, nil, 413},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -128,21 +211,71 @@ func TestWebhookRefuses(t *testing.T) {
 	require.Equal(t, http.StatusOK, f.event("msg_1", good).Code)
 }
 
-// An event that could not be acted upon is acted upon when it is repeated.
+// An event that cannot be acted upon waits, and what comes after it does too.
 func TestWebhookWithoutTemporal(t *testing.T) {
 	shared := newFixture(t)
-	for _, status := range []string{"reauth", "connected"} {
+	for _, status := range []string{"reauth", "connected", "disconnected"} {
 		f := shared.again(t)
 		f.register(connID)
 		f.temporal.down = true
-		w := f.event("msg_1", accountUpdated(status))
-		require.Equal(t, http.StatusServiceUnavailable, w.Code)
-		require.NotEmpty(t, w.Header().Get("Retry-After"))
-		require.Zero(t, f.count("webhooks"))
-		f.temporal.down = false
 		require.Equal(t, http.StatusOK, f.event("msg_1", accountUpdated(status)).Code)
-		require.Equal(t, 1, len(f.temporal.reports)+len(f.temporal.signals))
+		f.settle()
+		require.Equal(t, http.StatusOK, f.event("msg_2", accountUpdated("error_permissions")).Code)
+		f.settle()
+		first, second := f.stored("msg_1"), f.stored("msg_2")
+		require.Equal(t, db.WebhookWaiting, first.State)
+		require.Equal(t, 1, first.Attempts)
+		require.Contains(t, first.LastError, "Temporal cannot be reached")
+		require.Equal(t, db.WebhookWaiting, second.State)
+		require.Zero(t, second.Attempts)
+
+		// The pauses grow, to five minutes.
+		waits := []time.Duration{}
+		for range 8 {
+			before := first.Attempts
+			var waited time.Duration
+			for f.stored("msg_1").Attempts == before {
+				f.advance(time.Second)
+				waited += time.Second
+				f.settle()
+			}
+			first = f.stored("msg_1")
+			waits = append(waits, waited)
+		}
+		require.Equal(t, []time.Duration{1, 3, 9, 27, 81, 243, 300, 300}, inSeconds(waits))
+
+		f.temporal.down = false
+		f.advance(clerkMaxWait)
+		f.settle()
+		require.Equal(t, db.WebhookDone, f.stored("msg_1").State)
+		require.Equal(t, db.WebhookDone, f.stored("msg_2").State)
+		require.Equal(t, 2, len(f.temporal.reports)+len(f.temporal.signals), "each once")
+		require.Equal(t, "error_permissions", f.temporal.reports[len(f.temporal.reports)-1].FinchCode)
 	}
+}
+
+func inSeconds(waits []time.Duration) []time.Duration {
+	for i := range waits {
+		waits[i] /= time.Second
+	}
+	return waits
+}
+
+// What is down for days does not hold events up for ever.
+func TestWebhookIsGivenUp(t *testing.T) {
+	f := newFixture(t)
+	f.register(connID)
+	f.temporal.down = true
+	f.event("msg_1", accountUpdated("reauth"))
+	f.settle()
+	f.advance(clerkGivesUp)
+	f.settle()
+	e := f.stored("msg_1")
+	require.Equal(t, db.WebhookAbandoned, e.State)
+	require.Contains(t, e.LastError, "Temporal cannot be reached")
+	require.Zero(t, f.count("webhook_lines"))
+	f.temporal.down = false
+	require.Equal(t, "reported", f.obeyed("msg_2", accountUpdated("reauth")))
 }
 
 func TestWebhookWithoutDatabase(t *testing.T) {
@@ -159,15 +292,15 @@ func TestWebhookDuringTheCoolDown(t *testing.T) {
 	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
 	f.close("case-1", reauth.OutcomeExpired, "")
 	f.advance(time.Second)
-	require.JSONEq(t, `{"result":"suppressed"}`, f.event("msg_1", accountUpdated("reauth")).Body.String())
+	require.Equal(t, "suppressed", f.obeyed("msg_1", accountUpdated("reauth")))
 	require.Empty(t, f.temporal.reports)
 
 	// Once it was seen connected, a new loss is news.
 	f.temporal.noCase = true
-	require.JSONEq(t, `{"result":"restored"}`, f.event("msg_2", accountUpdated("connected")).Body.String())
+	require.Equal(t, "restored", f.obeyed("msg_2", accountUpdated("connected")))
 	f.temporal.noCase = false
 	f.advance(time.Second)
-	require.JSONEq(t, `{"result":"reported"}`, f.event("msg_3", accountUpdated("reauth")).Body.String())
+	require.Equal(t, "reported", f.obeyed("msg_3", accountUpdated("reauth")))
 	require.Len(t, f.temporal.reports, 1)
 }
 
@@ -176,7 +309,7 @@ func TestWebhookConnectedLeavesAnOpenCaseAlone(t *testing.T) {
 	f := newFixture(t)
 	f.register(connID)
 	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
-	require.JSONEq(t, `{"result":"restored"}`, f.event("msg_1", accountUpdated("connected")).Body.String())
+	require.Equal(t, "restored", f.obeyed("msg_1", accountUpdated("connected")))
 	c, err := f.db.Connection(t.Context(), connID)
 	require.NoError(t, err)
 	require.Equal(t, reauth.StatusStale, c.Status)
@@ -190,7 +323,7 @@ func TestWebhookOfARemovedConnection(t *testing.T) {
 	_, err := f.db.RemoveConnection(t.Context(), connID)
 	require.NoError(t, err)
 	for i, status := range []string{"reauth", "connected", "disconnected"} {
-		require.JSONEq(t, `{"result":"ignored"}`, f.event("msg_"+string(rune('a'+i)), accountUpdated(status)).Body.String())
+		require.Equal(t, "removed", f.obeyed("msg_"+string(rune('a'+i)), accountUpdated(status)))
 	}
 	require.Empty(t, f.temporal.reports)
 	require.Empty(t, f.temporal.signals)

@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 const (
@@ -87,9 +89,10 @@ func CheckWebhook(rawURL, secret string) error {
 	return nil
 }
 
-// newCourier makes a courier. Without people it brings no event that names
+// newCourier makes a courier, which goes nowhere but where the guard lets it.
+// Without people it brings no event that names
 // recipients.
-func newCourier(outbox outbox, rawURL, secret string, logger *slog.Logger) (*courier, error) {
+func newCourier(outbox outbox, rawURL, secret string, guard outbound.Guard, logger *slog.Logger) (*courier, error) {
 	if err := CheckWebhook(rawURL, secret); err != nil {
 		return nil, err
 	}
@@ -97,7 +100,7 @@ func newCourier(outbox outbox, rawURL, secret string, logger *slog.Logger) (*cou
 	if err != nil {
 		return nil, fmt.Errorf("read the webhook secret: it must be base64")
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport := guard.Transport()
 	transport.MaxIdleConnsPerHost = courierAtOnce
 	transport.MaxResponseHeaderBytes = courierBody
 	return &courier{
@@ -105,7 +108,7 @@ func newCourier(outbox outbox, rawURL, secret string, logger *slog.Logger) (*cou
 		client: &http.Client{
 			Transport:     transport,
 			Timeout:       courierTimeout,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			CheckRedirect: outbound.NoRedirects,
 		},
 	}, nil
 }
@@ -264,7 +267,10 @@ func (c *courier) bring(ctx context.Context, event db.OutboxEvent) result {
 	request.Header.Set(standardwebhooks.HeaderWebhookTimestamp, strconv.FormatInt(at.Unix(), 10))
 	request.Header.Set(standardwebhooks.HeaderWebhookSignature, signature)
 	response, err := c.client.Do(request)
-	if err != nil {
+	switch {
+	case errors.Is(err, outbound.ErrRefused):
+		return result{problem: "the receiver's address is not a public one, and REAUTH_OUTBOUND_ALLOW does not name its network"}
+	case err != nil:
 		return result{problem: "the receiver did not answer"}
 	}
 	defer response.Body.Close()

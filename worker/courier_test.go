@@ -22,6 +22,7 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
@@ -288,6 +289,28 @@ func TestCourierWithoutAnswer(t *testing.T) {
 	assert.Equal(t, first.body, second.body)
 	verified(t, append(broken.got(), well.got()...))
 	assert.Empty(t, w.row(t, "evt_broken").LastError)
+}
+
+// A receiver whose address is in the private network is not spoken to, and one
+// that sends us on to another address is not followed.
+func TestCourierGoesNowhereElse(t *testing.T) {
+	inside := newReceiver(t, nil)
+	w := newWorld(t, inside.URL)
+	guarded, err := newCourier(w.DB, inside.URL, webhookSecret, outbound.Guard{}, w.store.logger())
+	require.NoError(t, err)
+	w.courier.client = guarded.client
+	w.enqueue(t, "evt_inside", `{}`)
+	require.Equal(t, 1, w.settle(t))
+	assert.Contains(t, w.row(t, "evt_inside").LastError, "REAUTH_OUTBOUND_ALLOW")
+	assert.Empty(t, inside.got())
+
+	w.restart(t, newReceiver(t, func(rw http.ResponseWriter, r *http.Request) {
+		http.Redirect(rw, r, inside.URL, http.StatusPermanentRedirect)
+	}).URL)
+	w.enqueue(t, "evt_onward", `{}`)
+	require.NotZero(t, w.settle(t))
+	assert.Equal(t, "the receiver answered 308", w.row(t, "evt_onward").LastError)
+	assert.Empty(t, inside.got())
 }
 
 // A receiver may take its time over a body that says nothing, say more than
@@ -1102,7 +1125,7 @@ func TestCheckWebhook(t *testing.T) {
 		"a prefix and nothing": {"https://backend.example/", "whsec_", "secret"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newCourier(nil, test.url, test.secret, nil)
+			_, err := newCourier(nil, test.url, test.secret, here(), nil)
 			if test.problem == "" {
 				require.NoError(t, err)
 				return

@@ -18,6 +18,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/dev/pgtest"
+	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
@@ -72,7 +73,7 @@ func (s store) due(t *testing.T, id string) {
 
 func (s store) courier(t *testing.T, url, secret string) *courier {
 	t.Helper()
-	c, err := newCourier(s.DB, url, secret, s.logger())
+	c, err := newCourier(s.DB, url, secret, here(), s.logger())
 	require.NoError(t, err)
 	t.Cleanup(c.client.CloseIdleConnections)
 	return c
@@ -144,4 +145,13 @@ func adopt(t *testing.T, s store, keys *secrets.Keys, connectionID string) {
 		},
 	})
 	require.NoError(t, err)
+}
+
+// here allows what listens on this machine.
+func here() outbound.Guard {
+	guard, err := outbound.Parse(outbound.Loopback)
+	if err != nil {
+		panic(err)
+	}
+	return guard
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify/chat"
+	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -249,8 +250,8 @@ func chatLinks(temporalUI, namespace string) func(db.Case) []chat.Link {
 }
 
 // newHerald makes a herald for the chat that a setting names.
-func newHerald(cases caseBook, setting string, links func(db.Case) []chat.Link, logger *slog.Logger, now func() time.Time) (*herald, error) {
-	poster, err := chat.New(setting)
+func newHerald(cases caseBook, setting string, guard outbound.Guard, links func(db.Case) []chat.Link, logger *slog.Logger, now func() time.Time) (*herald, error) {
+	poster, err := chat.New(setting, guard)
 	if err != nil {
 		return nil, errors.New("the operators' chat: " + err.Error())
 	}

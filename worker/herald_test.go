@@ -39,7 +39,7 @@ func newTown(t *testing.T, setting func(sim *chatsim.Server) string) *town {
 	if setting == nil {
 		setting = func(sim *chatsim.Server) string { return sim.SlackSetting("ops") }
 	}
-	town.herald, err = newHerald(town.DB, setting(town.sim), chatLinks("https://temporal.example/", "default"), town.logger(), town.clock)
+	town.herald, err = newHerald(town.DB, setting(town.sim), here(), chatLinks("https://temporal.example/", "default"), town.logger(), town.clock)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		for _, secret := range town.sim.Secrets() {
@@ -338,7 +338,7 @@ func TestChatThatRefuses(t *testing.T) {
 	assert.NotContains(t, strings.Join(errors, " "), "planted")
 
 	// Once the setting is right, nothing is missing.
-	mended, err := newHerald(w.DB, w.sim.SlackSetting("ops"), nil, w.logger(), w.clock)
+	mended, err := newHerald(w.DB, w.sim.SlackSetting("ops"), here(), nil, w.logger(), w.clock)
 	require.NoError(t, err)
 	w.herald = mended
 	w.pass(time.Second)
@@ -346,7 +346,7 @@ func TestChatThatRefuses(t *testing.T) {
 	assert.Len(t, w.sim.Messages(), 2)
 
 	for _, setting := range []string{"", "slack://planted@ops", "https://user:planted@hooks.example/x", "planted"} {
-		_, err := newHerald(w.DB, setting, nil, w.logger(), w.clock)
+		_, err := newHerald(w.DB, setting, here(), nil, w.logger(), w.clock)
 		require.ErrorContains(t, err, "the operators' chat: ", setting)
 		assert.NotContains(t, err.Error(), "planted")
 	}
@@ -363,7 +363,7 @@ func TestTwoHeralds(t *testing.T) {
 	limited, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, w.sim.AwaitStruck(limited, 1))
-	other, err := newHerald(w.DB, w.sim.SlackSetting("ops"), nil, w.logger(), w.clock)
+	other, err := newHerald(w.DB, w.sim.SlackSetting("ops"), here(), nil, w.logger(), w.clock)
 	require.NoError(t, err)
 	w.pass(heraldBatch * 4 * 15 * time.Second) // as long as the slowest batch
 	assert.Zero(t, other.round(t.Context()))

@@ -20,7 +20,9 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/outbound"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/worker/clock"
 	"github.com/finch-reauth/reauth/workflows"
 )
@@ -45,6 +47,15 @@ type Config struct {
 	// TemporalUIURL and Namespace make the links in its messages.
 	Chat                     string
 	TemporalUIURL, Namespace string
+	// ImportPace is how many imported tokens are asked about in a minute, by all
+	// workers together; imports.DefaultPace if 0.
+	ImportPace int
+	// Report opens a case for a stale connection that an import has brought to
+	// light; through Temporal if nil.
+	Report func(ctx context.Context, in reauth.Input) error
+	// Outbound says where webhooks and the chat's messages may go besides public
+	// addresses.
+	Outbound outbound.Guard
 	// Clock, if any, is what cases live by instead of the real one. The Now of
 	// the activities must be its own.
 	Clock  *clock.Fast
@@ -76,6 +87,7 @@ func RegisterWorkflows(r WorkflowRegistry) {
 	r.RegisterWorkflowWithOptions(workflows.RedeemWorkflow, workflow.RegisterOptions{Name: reauth.RedeemWorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.FindConnectionWorkflow, workflow.RegisterOptions{Name: reauth.FindConnectionWorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.StormWorkflow, workflow.RegisterOptions{Name: reauth.StormWorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.SweepWorkflow, workflow.RegisterOptions{Name: reauth.SweepWorkflowType})
 }
 
 // Run works until ctx ends, and lets activities finish then.
@@ -103,7 +115,7 @@ func Run(ctx context.Context, c Config) error {
 	defer beside.Wait()
 	defer cancel(nil)
 	if c.WebhookURL != "" {
-		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Logger)
+		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Outbound, c.Logger)
 		if err != nil {
 			return err
 		}
@@ -111,11 +123,18 @@ func Run(ctx context.Context, c Config) error {
 		beside.Go(func() { courier.run(ctx) })
 	}
 	if c.Chat != "" {
-		herald, err := newHerald(c.DB, c.Chat, chatLinks(c.TemporalUIURL, c.Namespace), c.Logger, c.Activities.Now)
+		herald, err := newHerald(c.DB, c.Chat, c.Outbound, chatLinks(c.TemporalUIURL, c.Namespace), c.Logger, c.Activities.Now)
 		if err != nil {
 			return err
 		}
 		beside.Go(func() { herald.run(ctx) })
+	}
+	if c.Report == nil {
+		c.Report = starter.New(c.Temporal, starter.WithTaskQueue(c.TaskQueue)).Reporter()
+	}
+	if c.DB != nil {
+		registrar := newRegistrar(c.DB, c.Activities, c.Report, c.ImportPace, c.Logger)
+		beside.Go(func() { registrar.run(ctx) })
 	}
 	c.Logger.InfoContext(ctx, "The worker is at work", "task_queue", c.TaskQueue)
 	<-ctx.Done()

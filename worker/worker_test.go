@@ -183,7 +183,7 @@ func TestRun(t *testing.T) {
 		Providers: map[string]activities.Provider{reauth.DefaultApplication: finch},
 	}
 	backend := newReceiver(t, nil)
-	config := Config{Temporal: temporal, Activities: acts, DB: s.DB, Logger: s.logger(), WebhookURL: backend.URL, WebhookSecret: webhookSecret}
+	config := Config{Temporal: temporal, Activities: acts, DB: s.DB, Logger: s.logger(), WebhookURL: backend.URL, WebhookSecret: webhookSecret, Outbound: here()}
 	run := func(c Config) (stop func() error) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)

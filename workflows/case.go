@@ -132,6 +132,7 @@ func (c *reauthCase) callOff(ctx workflow.Context) {
 	c.awaitTokens(ctx)
 	if c.open() {
 		c.end(reauth.OutcomeCancelled, c.cancel.Reason)
+		c.result.By = c.cancel.By
 	}
 }
 
@@ -199,7 +200,7 @@ func (c *reauthCase) close(ctx workflow.Context) reauth.Result {
 // tell closes the case in the database and tells everybody who should know.
 func (c *reauthCase) tell(ctx workflow.Context) {
 	c.show(ctx)
-	in := activities.CloseInput{Case: c.ref, Outcome: c.result.Outcome, Reason: c.result.Reason, Generation: c.status.Generation}
+	in := activities.CloseInput{Case: c.ref, Outcome: c.result.Outcome, Reason: c.result.Reason, By: c.result.By, Generation: c.status.Generation}
 	var out activities.Closed
 	if err := workflow.ExecuteActivity(c.closingOptions(ctx), acts.CloseAndTell, in).Get(ctx, &out); err != nil {
 		c.trouble("Closing the case in the database failed.")

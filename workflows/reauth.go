@@ -89,10 +89,13 @@ func (c *reauthCase) confirm(ctx workflow.Context) {
 			c.block(ctx, out.Problem)
 			in.Patient = true
 		case activities.VerdictConnected:
+			if out.Problem != "" { // the account lacks something that no login brings
+				c.tellOperator(ctx, "", out.Problem)
+			}
 			if in.Patient {
 				c.end(reauth.OutcomeHealed, "")
 			} else {
-				c.end(reauth.OutcomeFalseAlarm, "")
+				c.end(reauth.OutcomeFalseAlarm, out.Problem)
 			}
 		case activities.VerdictNotFound:
 			c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)

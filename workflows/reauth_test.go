@@ -308,6 +308,22 @@ func TestFalseAlarm(t *testing.T) {
 	assert.Empty(t, w.did("notify"))
 }
 
+// The provider says that it works, but the account lacks something: that is the
+// operator's, who hears of it once.
+func TestFalseAlarmAboutTheCustomersAccount(t *testing.T) {
+	w := newWorld(t)
+	w.confirm = func(int, activities.ConfirmInput) (activities.Confirmed, error) {
+		return activities.Confirmed{Verdict: activities.VerdictConnected, Problem: "a permission is missing"}, nil
+	}
+	result := w.run(t, reauth.Input{FinchCode: "insufficient_account_permissions"})
+	assert.Equal(t, reauth.OutcomeFalseAlarm, result.Outcome)
+	assert.Equal(t, "a permission is missing", result.Reason)
+	assert.Equal(t, []string{"a permission is missing"}, w.did("operator"))
+	assert.Equal(t, []string{"false_alarm"}, w.did("close"))
+	assert.Empty(t, w.did("notify"))
+	assert.Empty(t, w.did("session"))
+}
+
 func TestReportsThatOpenNoCase(t *testing.T) {
 	until := opened.Add(30 * day)
 	for name, tc := range map[string]struct {

@@ -140,6 +140,9 @@ func (c *reauthCase) remind(ctx workflow.Context) {
 	}
 	c.remindedAt = now
 	c.reminders++
+	if c.remindBy != "" {
+		c.record(ctx, "remind_asked", "A reminder was asked for by "+clip(c.remindBy, 100)+".")
+	}
 	c.notify(ctx, c.askedStep(fmt.Sprintf("remind-now-%d", c.reminders)))
 }
 
@@ -182,12 +185,12 @@ func (c *reauthCase) handOn(ctx workflow.Context) {
 }
 
 // stopNotices ends the campaign of a case that stays open.
-func (c *reauthCase) stopNotices(ctx workflow.Context, reason string) {
+func (c *reauthCase) stopNotices(ctx workflow.Context, m reauth.StopNotices) {
 	if c.status.NoticesStopped {
 		return
 	}
 	c.status.NoticesStopped, c.steps = true, nil
-	c.record(ctx, "notices_stopped", "Nobody is written to any more: "+clip(reason, 200))
+	c.record(ctx, "notices_stopped", "Nobody is written to any more"+byWhom(", stopped by ", m.By)+": "+clip(m.Reason, 200))
 	c.show(ctx)
 }
 
@@ -208,7 +211,11 @@ func (c *reauthCase) release(ctx workflow.Context, m reauth.NoticesReleased) {
 			c.steps[i].at, c.steps[i].held = at, false
 		}
 	}
-	c.record(ctx, "released", "The storm is over: the first notice may go out.")
+	how := ""
+	if m.How != "" {
+		how = " (" + clip(m.How, 200) + ")"
+	}
+	c.record(ctx, "released", "The storm is over"+how+": the first notice may go out.")
 	c.show(ctx)
 }
 

@@ -179,7 +179,7 @@ func ended(r reauth.Result) string {
 	case reauth.OutcomeExpired:
 		return "Expired: nobody logged in before the last session ended."
 	case reauth.OutcomeCancelled:
-		return "Cancelled."
+		return "Cancelled" + byWhom(" by ", r.By) + "."
 	}
 	return "Failed: " + strings.ReplaceAll(r.Reason, "_", " ") + "."
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/finch-reauth/reauth/activities"
@@ -21,6 +22,7 @@ type signals struct {
 	told      bool // and that is what the next look is about
 	cancel    *reauth.Cancel
 	remindNow bool
+	remindBy  string // who asked for it, if they said
 	// contactsChanged: others can be written to than before
 	contactsChanged bool
 	snoozed         time.Time
@@ -95,19 +97,18 @@ func (c *reauthCase) receiveOne(ctx workflow.Context, channel workflow.ReceiveCh
 		c.restored = true
 	case reauth.SignalCancel:
 		if m, ok := message[reauth.Cancel](channel); ok && c.cancel == nil {
-			m.Reason = clip(m.Reason, 200)
+			m.Reason, m.By = clip(m.Reason, 200), clip(m.By, 100)
 			c.cancel = &m
 		}
 	case reauth.SignalSnooze:
 		if m, ok := message[reauth.Snooze](channel); ok {
-			c.snooze(ctx, m.Until)
+			c.snooze(ctx, m)
 		}
 	case reauth.SignalRemindNow:
-		channel.ReceiveAsync(nil)
-		c.remindNow = true
+		c.remindNow, c.remindBy = true, askedBy(channel)
 	case reauth.SignalStopNotices:
 		if m, ok := message[reauth.StopNotices](channel); ok {
-			c.stopNotices(ctx, m.Reason)
+			c.stopNotices(ctx, m)
 		}
 	case reauth.SignalContactsChanged:
 		channel.ReceiveAsync(nil)
@@ -124,6 +125,25 @@ func (c *reauthCase) receiveOne(ctx workflow.Context, channel workflow.ReceiveCh
 func message[T any](channel workflow.ReceiveChannel) (m T, ok bool) {
 	ok = channel.ReceiveAsync(&m)
 	return m, ok
+}
+
+// askedBy receives a signal that may come without a message, or with any, and
+// returns who the message says has sent it.
+func askedBy(channel workflow.ReceiveChannel) string {
+	var raw converter.RawValue
+	var m reauth.RemindNow
+	if channel.ReceiveAsync(&raw) && raw.Payload() != nil {
+		_ = converter.GetDefaultDataConverter().FromPayload(raw.Payload(), &m) // it need not say
+	}
+	return m.By
+}
+
+// byWhom names who asked for something, where that is known.
+func byWhom(words, by string) string {
+	if by == "" {
+		return ""
+	}
+	return words + clip(by, 100)
 }
 
 func (c *reauthCase) takeCode(ctx workflow.Context, m reauth.CodeReceived) {
@@ -153,7 +173,8 @@ func (c *reauthCase) takeToken(ctx workflow.Context, m reauth.TokenMinted) {
 	}
 }
 
-func (c *reauthCase) snooze(ctx workflow.Context, until time.Time) {
+func (c *reauthCase) snooze(ctx workflow.Context, m reauth.Snooze) {
+	until := m.Until
 	if until.IsZero() {
 		c.fault(ctx, reauth.SignalSnooze, `until must be a time, as "2026-12-24T08:00:00Z"`)
 		return
@@ -163,7 +184,7 @@ func (c *reauthCase) snooze(ctx workflow.Context, until time.Time) {
 	if until.After(workflow.Now(ctx)) {
 		c.status.SnoozedUntil = &c.snoozed
 	}
-	c.record(ctx, "snoozed", "Notices are held until "+stamp(c.snoozed)+".")
+	c.record(ctx, "snoozed", "Notices are held until "+stamp(c.snoozed)+byWhom(", asked for by ", m.By)+".")
 	c.show(ctx)
 }
 

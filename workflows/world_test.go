@@ -39,6 +39,7 @@ type world struct {
 	verify  func(n int, in activities.VerifyInput) (activities.Verified, error)
 	working func(n int, in activities.WorkingInput) error
 	close   func(n int, in activities.CloseInput) (activities.Closed, error)
+	record  func(in activities.RecordInput)
 	lookUp  activities.Redeemed // what the database knows of a dead code
 }
 
@@ -250,6 +251,9 @@ func (w *world) TellOperator(_ context.Context, in activities.ProblemInput) erro
 
 func (w *world) Record(_ context.Context, in activities.RecordInput) error {
 	w.note("record", in.Kind)
+	if w.record != nil {
+		w.record(in)
+	}
 	return nil
 }
 

@@ -2,6 +2,10 @@
 // what it can do.
 package main
 
-import "os"
+import (
+	"os"
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+	"github.com/finch-reauth/reauth/cmd/reauth/cli"
+)
+
+func main() { os.Exit(cli.Main()) }

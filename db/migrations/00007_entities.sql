@@ -32,3 +32,7 @@ ALTER TABLE quarantined_tokens
     ADD CONSTRAINT quarantined_erased_iff_ended CHECK ((sealed IS NULL) = (ended_at IS NOT NULL)),
     ADD CONSTRAINT quarantined_ended_somehow CHECK ((ended_at IS NULL) = (ended_how = ''));
 CREATE INDEX quarantined_newest ON quarantined_tokens (at DESC, fingerprint DESC);
+
+-- The applications whose secrets sign a provider's event: it counts for their
+-- connections. Empty where that was not put on record.
+ALTER TABLE webhooks ADD COLUMN applications text[] NOT NULL DEFAULT '{}';

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -71,6 +72,11 @@ var endpoints = map[string]func(*Sim, *apiCall) answer{
 	"GET /providers":                        (*Sim).providers,
 	"POST /sandbox/connections":             (*Sim).sandboxConnection,
 	"PUT /sandbox/connections/accounts":     (*Sim).sandboxAccount,
+	"POST /jobs/automated":                  (*Sim).startJob,
+	"GET /jobs/automated/{job_id}":          (*Sim).readJob,
+	"POST /sandbox/jobs":                    (*Sim).startJob,
+	"GET /sandbox/jobs/configuration":       (*Sim).readJobConfiguration,
+	"PUT /sandbox/jobs/configuration":       (*Sim).configureJobs,
 }
 
 // Endpoints lists the endpoints that latencies, faults and counters name.
@@ -192,9 +198,17 @@ func (s *Sim) serveAPI(w http.ResponseWriter, r *http.Request, name string, serv
 		return
 	}
 	s.mu.Lock()
-	a := s.serve(name, &apiCall{Request: r, body: body}, serve)
+	retryAfter, limited := s.overLimit(name)
+	a := rateLimited
+	if !limited {
+		a = s.serve(name, &apiCall{Request: r, body: body}, serve)
+		s.countSuccess(name, a)
+	}
 	err = s.commit()
 	s.mu.Unlock()
+	if retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(retryAfter.Seconds()))))
+	}
 	switch {
 	case err != nil:
 		s.fail(w, err)
@@ -205,6 +219,33 @@ func (s *Sim) serveAPI(w http.ResponseWriter, r *http.Request, name string, serv
 			w.Header().Set("Finch-Data-Retrieved", time.Now().UTC().Format(time.RFC3339))
 		}
 		write(w, a)
+	}
+}
+
+// overLimit reports whether an endpoint's limit refuses a call, and how long it
+// asks to wait, if the knob lets it say so.
+func (s *Sim) overLimit(name string) (retryAfter time.Duration, limited bool) {
+	limit, ok := s.state.Knobs.limit(name)
+	if !ok {
+		return 0, false
+	}
+	now, window := s.now(), time.Duration(limit.Window)
+	in := slices.DeleteFunc(s.succeeded[name], func(at time.Time) bool { return !now.Before(at.Add(window)) })
+	s.succeeded[name] = in
+	if len(in) < limit.Calls {
+		return 0, false
+	}
+	s.state.Counters.Limited[name]++
+	if limit.RetryAfter {
+		retryAfter = in[len(in)-limit.Calls].Add(window).Sub(now)
+	}
+	return retryAfter, true
+}
+
+// countSuccess counts a call for its limit, unless it failed.
+func (s *Sim) countSuccess(name string, a answer) {
+	if _, limited := s.state.Knobs.limit(name); limited && a.status < 300 {
+		s.succeeded[name] = append(s.succeeded[name], s.now())
 	}
 }
 

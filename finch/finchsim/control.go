@@ -30,6 +30,7 @@ func (s *Sim) controlRoutes(mux *http.ServeMux) {
 		"POST /sim/connections/{id}/delete":                   s.postDelete,
 		"POST /sim/connections/{id}/entities/{entity}/{what}": s.postEntity,
 		"POST /sim/connections/{id}/token":                    s.postToken,
+		"POST /sim/connections/{id}/sync":                     s.postSync,
 		"GET /sim/sessions":                                   s.listSessions,
 		"POST /sim/sessions/{id}/complete":                    s.postComplete,
 		"GET /sim/knobs":                                      s.getKnobs,

@@ -58,6 +58,17 @@ type Knobs struct {
 	// VerifyPending is how many introspections after an exchange say
 	// "processing", while data calls answer 202.
 	VerifyPending int `json:"verify_pending"`
+	// Limits are enforced: so many calls of an endpoint, or of each endpoint
+	// ("*"), succeed within a rolling window; more are refused, and do not count.
+	Limits map[string]Limit `json:"limits"`
+}
+
+// Limit is how many calls of one endpoint succeed within a rolling window.
+type Limit struct {
+	Calls  int      `json:"calls"`
+	Window Duration `json:"window"`
+	// RetryAfter sends Retry-After with a refusal, which Finch does not document.
+	RetryAfter bool `json:"retry_after"`
 }
 
 // DefaultKnobs returns the knobs of a simulator that nobody has adjusted:
@@ -114,6 +125,14 @@ func (k Knobs) check() error {
 			return errors.New("faults: an answer needs a status from 200 to 599")
 		}
 	}
+	for name, l := range k.Limits {
+		if err := checkEndpoint(name); err != nil {
+			return fmt.Errorf("limits: %w", err)
+		}
+		if l.Calls < 1 || l.Window <= 0 {
+			return errors.New("limits: calls must be 1 or more, and a window longer than nothing")
+		}
+	}
 	if k.WebhookDelay < 0 || k.VerifyPending < 0 {
 		return errors.New("webhook_delay and verify_pending cannot be negative")
 	}
@@ -122,6 +141,7 @@ func (k Knobs) check() error {
 
 func (k Knobs) clone() Knobs {
 	k.Latency = maps.Clone(k.Latency)
+	k.Limits = maps.Clone(k.Limits)
 	k.Faults = slices.Clone(k.Faults)
 	return k
 }
@@ -150,10 +170,21 @@ func (k Knobs) latency(name string) time.Duration {
 	return time.Duration(k.Latency["*"])
 }
 
+// limit is the limit of an endpoint, if it has one.
+func (k Knobs) limit(name string) (Limit, bool) {
+	l, ok := k.Limits[name]
+	if !ok {
+		l, ok = k.Limits["*"]
+	}
+	return l, ok
+}
+
 // Counters say what has happened since the state began.
 type Counters struct {
 	// Calls counts the calls of each endpoint, failed ones included.
 	Calls map[string]int `json:"calls"`
+	// Limited counts the calls of each endpoint that were refused for its limit.
+	Limited map[string]int `json:"limited"`
 	// Exchanges counts how often each code was brought to POST /auth/token with
 	// good credentials, by reauth.CodeHash of the code. Codes that the simulator
 	// never issued are counted together as "unknown".
@@ -171,7 +202,7 @@ type Counters struct {
 }
 
 func (c Counters) clone() Counters {
-	c.Calls, c.Exchanges = maps.Clone(c.Calls), maps.Clone(c.Exchanges)
+	c.Calls, c.Limited, c.Exchanges = maps.Clone(c.Calls), maps.Clone(c.Limited), maps.Clone(c.Exchanges)
 	return c
 }
 

@@ -235,3 +235,45 @@ func TestKnobsOverHTTP(t *testing.T) {
 	require.Equal(t, 200, b.control(t, "DELETE", "/sim/knobs", "", &k))
 	assert.Equal(t, finchsim.DefaultKnobs(), k)
 }
+
+// A limit counts what succeeded within a rolling window, each endpoint for
+// itself, and the simulator's clock ends it.
+func TestLimits(t *testing.T) {
+	b, _, token := stale(t)
+	require.NoError(t, b.SetKnobs(func(k *finchsim.Knobs) {
+		k.Limits = map[string]finchsim.Limit{
+			"*":                     {Calls: 2, Window: finchsim.Duration(time.Minute), RetryAfter: true},
+			"GET /employer/company": {Calls: 1, Window: finchsim.Duration(time.Hour)},
+		}
+	}))
+	introspect := func(token string) error {
+		_, err := b.Client.Introspect(t.Context(), token)
+		return err
+	}
+	for range 5 {
+		assert.True(t, asError(t, introspect("nobody's")).IsInvalidToken(), "failures do not count")
+	}
+	require.NoError(t, introspect(token))
+	_, err := b.Advance(20 * time.Second)
+	require.NoError(t, err)
+	require.NoError(t, introspect(token))
+	refused := asError(t, introspect(token))
+	assert.Equal(t, 429, refused.Status)
+	assert.Equal(t, "finch_application_rl", refused.FinchCode)
+	assert.LessOrEqual(t, refused.RetryAfter, 40*time.Second)
+	assert.Positive(t, refused.RetryAfter)
+	_, err = b.Advance(refused.RetryAfter)
+	require.NoError(t, err)
+	require.NoError(t, introspect(token), "the first one has left the window")
+	assert.True(t, asError(t, introspect(token)).IsRateLimited())
+
+	require.NoError(t, b.Restore(b.Connections()[0].ID))
+	require.NoError(t, b.Client.Company(t.Context(), token))
+	assert.Zero(t, asError(t, b.Client.Company(t.Context(), token)).RetryAfter, "the knob does not say when")
+	assert.Equal(t, map[string]int{"GET /introspect": 2, "GET /employer/company": 1}, b.Counters().Limited)
+
+	for _, wrong := range []finchsim.Limit{{Calls: 0, Window: 1}, {Calls: 1}} {
+		require.ErrorIs(t, b.SetKnobs(func(k *finchsim.Knobs) { k.Limits = map[string]finchsim.Limit{"*": wrong} }), finchsim.ErrInvalid)
+	}
+	require.ErrorIs(t, b.SetKnobs(func(k *finchsim.Knobs) { k.Limits = map[string]finchsim.Limit{"GET /nowhere": {Calls: 1, Window: 1}} }), finchsim.ErrInvalid)
+}

@@ -299,7 +299,20 @@ func setDefault(field *string, value string) {
 	}
 }
 
+// setStatus marks a connection and sends the event.
 func (s *Sim) setStatus(c *Connection, status string, entityIDs ...string) {
+	s.mark(c, status, entityIDs...)
+	if len(entityIDs) == 0 || len(c.Entities) == 1 {
+		s.notify(c, "", status)
+		return
+	}
+	for _, id := range entityIDs {
+		s.notify(c, id, status)
+	}
+}
+
+// mark sets the status of a connection, or of some of its entities.
+func (s *Sim) mark(c *Connection, status string, entityIDs ...string) {
 	for i, e := range c.Entities {
 		// One that was disconnected comes back only if it is named.
 		all := len(entityIDs) == 0 && (e.Status != finch.StatusDisconnected || len(c.Entities) == 1)
@@ -320,13 +333,6 @@ func (s *Sim) setStatus(c *Connection, status string, entityIDs ...string) {
 	}
 	if status == finch.StatusConnected {
 		c.LastSync = s.now()
-	}
-	if len(entityIDs) == 0 || len(c.Entities) == 1 {
-		s.notify(c, "", status)
-		return
-	}
-	for _, id := range entityIDs {
-		s.notify(c, id, status)
 	}
 }
 

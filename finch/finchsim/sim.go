@@ -79,6 +79,8 @@ type Sim struct {
 	mu    sync.Mutex // guards all below
 	state state
 	dirty bool // the state differs from the file
+	// succeeded is when the calls of each endpoint did that its limit counts.
+	succeeded map[string][]time.Time
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -112,7 +114,7 @@ func New(cfg Config) (*Sim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finchsim: read the pages: %w", err)
 	}
-	s := &Sim{cfg: cfg, pages: pages, state: st, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &Sim{cfg: cfg, pages: pages, state: st, succeeded: map[string][]time.Time{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.mux = s.routes()
 	go s.deliver()

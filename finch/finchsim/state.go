@@ -20,6 +20,7 @@ type state struct {
 	Tokens      map[string]*token      `json:"tokens"` // by access token
 	Sessions    map[string]*Session    `json:"sessions"`
 	Codes       map[string]*code       `json:"codes"` // by code
+	Jobs        map[string]*job        `json:"jobs"`  // by their ID
 	Events      []*event               `json:"events"`
 	Knobs       Knobs                  `json:"knobs"`
 	Counters    Counters               `json:"counters"`
@@ -44,6 +45,9 @@ type Connection struct {
 	// Processing is how many more introspections say that the connection is
 	// not ready yet.
 	Processing int `json:"processing,omitempty"`
+	// SyncEnds is the status with which its next jobs end; if empty, its own
+	// status says.
+	SyncEnds string `json:"sync_ends,omitempty"`
 	// Order tells which connection is newer.
 	Order int `json:"order"`
 }
@@ -92,8 +96,9 @@ func loadState(file string, knobs Knobs) (state, error) {
 		Tokens:      map[string]*token{},
 		Sessions:    map[string]*Session{},
 		Codes:       map[string]*code{},
+		Jobs:        map[string]*job{},
 		Knobs:       knobs,
-		Counters:    Counters{Calls: map[string]int{}, Exchanges: map[string]int{}},
+		Counters:    Counters{Calls: map[string]int{}, Limited: map[string]int{}, Exchanges: map[string]int{}},
 	}
 	if file == "" {
 		return st, nil
@@ -109,6 +114,9 @@ func loadState(file string, knobs Knobs) (state, error) {
 	st.Knobs = Knobs{}
 	if err := json.Unmarshal(text, &st); err != nil {
 		return state{}, fmt.Errorf("%s is damaged; remove it to begin anew: %w", file, err)
+	}
+	if st.Counters.Limited == nil { // the file is from before there were limits
+		st.Counters.Limited = map[string]int{}
 	}
 	if st.Version != stateVersion {
 		return state{}, fmt.Errorf("%s has version %d, but %d is wanted; remove it to begin anew", file, st.Version, stateVersion)

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 const (
@@ -34,13 +36,14 @@ type service struct {
 	client *http.Client
 }
 
-func newService(name string) service {
+func newService(name string, guard outbound.Guard) service {
 	return service{name: name, client: &http.Client{
 		Timeout: callTimeout,
 		// A message is for the address in the setting and nobody else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: outbound.NoRedirects,
 		Transport: &http.Transport{
 			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         guard.Dialer(callTimeout).DialContext,
 			ForceAttemptHTTP2:   true,
 			TLSHandshakeTimeout: callTimeout,
 			// Messages are few. A connection that the chat has given up in the
@@ -143,6 +146,8 @@ func why(err error) string {
 		network     *net.OpError
 	)
 	switch {
+	case errors.Is(err, outbound.ErrRefused):
+		return "the host's address is not a public one (REAUTH_OUTBOUND_ALLOW names the networks that are allowed all the same)"
 	case errors.As(err, &name):
 		return "the name of the host cannot be resolved"
 	case errors.As(err, &certificate):

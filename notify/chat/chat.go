@@ -16,6 +16,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 // State decides the mark and the colour of a message, and what a webhook says
@@ -129,7 +131,7 @@ const (
 // Check says what is wrong with a setting for [New], and what would be right.
 // It connects to nothing, and never repeats the setting.
 func Check(setting string) error {
-	_, err := New(setting)
+	_, err := New(setting, outbound.Guard{})
 	return err
 }
 
@@ -143,8 +145,9 @@ func Check(setting string) error {
 // incoming webhooks are of the last kind. A server on this machine may also be
 // reached by http://, a stand-in for Slack with ?api=http://127.0.0.1:8080.
 //
-// New connects to nothing. Its errors never repeat the setting.
-func New(setting string) (Poster, error) {
+// The chat is spoken to through the guard. New connects to nothing. Its errors
+// never repeat the setting.
+func New(setting string, guard outbound.Guard) (Poster, error) {
 	if setting == "" {
 		return nil, errors.New("chat is empty; want " + forms)
 	}
@@ -155,7 +158,7 @@ func New(setting string) (Poster, error) {
 		return nil, errors.New("chat has a space or a control character; want " + forms)
 	}
 	if rest, ok := strings.CutPrefix(setting, "slack://"); ok {
-		return newSlack(rest)
+		return newSlack(rest, guard)
 	}
 	u, err := url.Parse(setting)
 	if err != nil {
@@ -166,9 +169,9 @@ func New(setting string) (Poster, error) {
 		return nil, fmt.Errorf("chat %w; want %s", err, forms)
 	}
 	if isDiscord(u) {
-		return newDiscord(u)
+		return newDiscord(u, guard)
 	}
-	return newWebhook(u), nil
+	return newWebhook(u, guard), nil
 }
 
 // webAddress returns an error if a URL is not one that a message may go to.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/finch-reauth/reauth/notify/chat"
 	"github.com/finch-reauth/reauth/notify/chat/chatsim"
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 func newSim(t *testing.T) *chatsim.Server {
@@ -31,9 +32,17 @@ func newSim(t *testing.T) *chatsim.Server {
 	return sim
 }
 
+// here allows what listens on this machine.
+func here(t *testing.T) outbound.Guard {
+	t.Helper()
+	guard, err := outbound.Parse(outbound.Loopback)
+	require.NoError(t, err)
+	return guard
+}
+
 func newChat(t *testing.T, setting string) chat.Poster {
 	t.Helper()
-	poster, err := chat.New(setting)
+	poster, err := chat.New(setting, here(t))
 	require.NoError(t, err)
 	return poster
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 // discord speaks to a webhook of Discord, which can change what it has said.
@@ -32,7 +34,7 @@ func isDiscord(u *url.URL) bool {
 		loopback(u.Hostname()) && discordPath.MatchString(u.Path)
 }
 
-func newDiscord(u *url.URL) (*discord, error) {
+func newDiscord(u *url.URL, guard outbound.Guard) (*discord, error) {
 	found := discordPath.FindStringSubmatch(u.Path)
 	if found == nil {
 		return nil, errors.New("chat is at Discord but not a webhook's URL; want " + discordForm)
@@ -41,7 +43,7 @@ func newDiscord(u *url.URL) (*discord, error) {
 	if err != nil {
 		return nil, errors.New("chat has a malformed option; Discord's webhooks have only thread_id, as " + discordForm + "?thread_id=123")
 	}
-	d := &discord{service: newService("Discord"), query: url.Values{}}
+	d := &discord{service: newService("Discord", guard), query: url.Values{}}
 	for name, values := range options {
 		switch {
 		case name == "wait": // always set

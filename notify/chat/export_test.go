@@ -1,6 +1,10 @@
 package chat
 
-import "time"
+import (
+	"time"
+
+	"github.com/finch-reauth/reauth/outbound"
+)
 
 // SetTimeout changes how long a chat may take for one call, and returns how
 // long it was.
@@ -20,7 +24,7 @@ func SetTimeout(p Poster, d time.Duration) (was time.Duration) {
 
 // WebhookBody returns what an incoming webhook on a host is sent.
 func WebhookBody(host string, m Message) any {
-	w := &webhook{service: newService("incoming webhook"), dialect: dialectOf(host)}
+	w := &webhook{service: newService("incoming webhook", outbound.Guard{}), dialect: dialectOf(host)}
 	return w.dialect.body(w.layout(m))
 }
 

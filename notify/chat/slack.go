@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 const slackAPI = "https://slack.com"
@@ -23,13 +25,13 @@ type slack struct {
 
 // newSlack reads what stands behind slack:// in the setting. It is not read as
 // a URL, because # begins a fragment there and a channel's name here.
-func newSlack(rest string) (*slack, error) {
+func newSlack(rest string, guard outbound.Guard) (*slack, error) {
 	rest, query, _ := strings.Cut(rest, "?")
 	at := strings.LastIndexByte(rest, '@')
 	if at < 0 {
 		return nil, errors.New("chat has no @ between token and channel; want " + slackForm)
 	}
-	s := &slack{service: newService("Slack"), api: slackAPI, token: rest[:at], channel: strings.TrimPrefix(rest[at+1:], "#")}
+	s := &slack{service: newService("Slack", guard), api: slackAPI, token: rest[:at], channel: strings.TrimPrefix(rest[at+1:], "#")}
 	if !botToken.MatchString(s.token) {
 		return nil, errors.New("chat has no bot token, which begins with xoxb-, before the @; want " + slackForm)
 	}

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/finch-reauth/reauth/outbound"
 )
 
 // webhook speaks to an incoming webhook that is not Discord's. It cannot change
@@ -23,8 +25,8 @@ type dialect struct {
 	body func(lines []string) any
 }
 
-func newWebhook(u *url.URL) *webhook {
-	return &webhook{service: newService("incoming webhook"), address: u.String(), dialect: dialectOf(u.Hostname())}
+func newWebhook(u *url.URL, guard outbound.Guard) *webhook {
+	return &webhook{service: newService("incoming webhook", guard), address: u.String(), dialect: dialectOf(u.Hostname())}
 }
 
 func dialectOf(host string) dialect {
