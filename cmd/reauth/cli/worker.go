@@ -106,6 +106,10 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	defer database.Close()
 	database.PublishEvents(c.WebhookURL != "")
 	defer holdKeys(ctx, database, keys, "worker", logger)()
+	budget, err := c.budget(p, database, meter, logger)
+	if err != nil {
+		return err
+	}
 	err = patiently(ctx, logger, "the database's tables", func(attempt context.Context) error {
 		return database.InitMail(attempt, reauth.MailMode(c.FirstMail), "the setting REAUTH_MAIL")
 	})
@@ -117,10 +121,6 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 		if operators, err = chat.New(c.Chat, c.guard()); err != nil {
 			return malformed("REAUTH_CHAT", err)
 		}
-	}
-	budget, err := c.budget(p, database, meter, logger)
-	if err != nil {
-		return err
 	}
 
 	var temporal client.Client
@@ -221,8 +221,8 @@ func (c *workerCommand) activities(database *db.DB, budget finchBudget, keys *se
 		Hand:   cases,
 		Cases:  cases,
 		Storms: cases,
-		Steer:  cases,
 		Finds:  cases,
+		Steer:  cases,
 		Settings: activities.Settings{
 			PublicURL:       c.PublicURL,
 			MailFrom:        c.MailFrom,
