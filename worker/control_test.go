@@ -14,28 +14,28 @@ import (
 	"github.com/finch-reauth/reauth/reauth"
 )
 
-// office is what operators want, and what was started because of it.
-type office struct {
+// wishes is what operators want, and what was started because of it.
+type wishes struct {
 	mail    db.MailControl
 	changes []db.MailChange
 	bulks   []string
 	started []string
 }
 
-func (o *office) Mail(context.Context) (db.MailControl, error)           { return o.mail, nil }
-func (o *office) UnhandledMail(context.Context) ([]db.MailChange, error) { return o.changes, nil }
-func (o *office) UnstartedBulks(context.Context) ([]string, error)       { return o.bulks, nil }
-func (o *office) RunBulk(_ context.Context, id string) error             { return o.note("bulk " + id) }
-func (o *office) SpreadMail(_ context.Context, in reauth.MailInput) error {
+func (o *wishes) Mail(context.Context) (db.MailControl, error)           { return o.mail, nil }
+func (o *wishes) UnhandledMail(context.Context) ([]db.MailChange, error) { return o.changes, nil }
+func (o *wishes) UnstartedBulks(context.Context) ([]string, error)       { return o.bulks, nil }
+func (o *wishes) RunBulk(_ context.Context, id string) error             { return o.note("bulk " + id) }
+func (o *wishes) SpreadMail(_ context.Context, in reauth.MailInput) error {
 	return o.note("mail " + in.ChangeID)
 }
-func (o *office) note(what string) error { o.started = append(o.started, what); return nil }
+func (o *wishes) note(what string) error { o.started = append(o.started, what); return nil }
 
 // A worker has what operators want carried out, and says in the log that mail
 // does not go out: when it sees it, and every hour.
 func TestControl(t *testing.T) {
 	var log strings.Builder
-	o := &office{mail: db.MailControl{Mode: reauth.MailOn}}
+	o := &wishes{mail: db.MailControl{Mode: reauth.MailOn}}
 	c := newControl(o, o, slog.New(slog.NewTextHandler(&log, nil)))
 	now := time.Date(2026, 3, 3, 9, 0, 0, 0, time.UTC)
 	c.now = func() time.Time { return now }
