@@ -205,8 +205,8 @@ func (f *flooded) check(d traffic, answers map[string]int) {
 			case e.forged:
 				forged++
 				continue
-			case !unique[e.id] && e.says != "":
-				said = append(said, e.says)
+			case !unique[e.id] && e.says != "" && !(e.says == "reauth" && slices.Contains(said, "reauth")):
+				said = append(said, e.says) // a further report joins the case without Temporal
 			}
 			signed++
 			unique[e.id] = true
