@@ -38,6 +38,8 @@ type commandLine struct {
 	Import   importCommand   `cmd:"" help:"Register the connections that you have already, and hand in their tokens."`
 	Sweep    sweepCommand    `cmd:"" help:"Check connections that nobody has complained of, through Temporal."`
 	Preview  previewCommand  `cmd:"" help:"Show who would get what and when, before anybody gets it."`
+	Mail     mailCommand     `cmd:"" help:"Stop mail to customers, let it go, or let new customers hear slowly."`
+	Cases    casesCommand    `cmd:"" help:"List cases, and ask the same of many."`
 	Keys     keysCommand     `cmd:"" help:"Make keysets."`
 	Webhooks webhooksCommand `cmd:"" help:"List and replay the webhooks to your backend."`
 	Events   eventsCommand   `cmd:"" help:"List what Finch has told us."`

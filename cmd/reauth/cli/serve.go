@@ -194,7 +194,7 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 
 // adoptImported asks about an imported token that a backend waits for, as a step
 // of a case does.
-func adoptImported(database *db.DB, keys *secrets.Keys, provider *finch.Client, logger *slog.Logger) func(context.Context, string) (bool, error) {
+func adoptImported(database *db.DB, keys *secrets.Keys, provider activities.FinchClient, logger *slog.Logger) func(context.Context, string) (bool, error) {
 	asking := &activities.Activities{
 		DB: database, Keys: keys, Logger: logger, Now: time.Now,
 		Providers: map[string]activities.Provider{reauth.DefaultApplication: activities.Finch{Client: provider}},

@@ -25,6 +25,7 @@ import (
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/campaign"
+	"github.com/finch-reauth/reauth/notify/chat"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
@@ -109,6 +110,18 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	if err != nil {
 		return err
 	}
+	err = patiently(ctx, logger, "the database's tables", func(attempt context.Context) error {
+		return database.InitMail(attempt, reauth.MailMode(c.FirstMail), "the setting REAUTH_MAIL")
+	})
+	if err != nil {
+		return stopped(ctx, err)
+	}
+	var operators chat.Poster
+	if c.Chat != "" {
+		if operators, err = chat.New(c.Chat, c.guard()); err != nil {
+			return malformed("REAUTH_CHAT", err)
+		}
+	}
 
 	var temporal client.Client
 	err = patiently(ctx, logger, "Temporal", func(attempt context.Context) error {
@@ -139,6 +152,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 		Namespace:     options.Namespace,
 		Logger:        logger,
 	}
+	config.Activities.Chat = operators
 	if c.DevClock != "" {
 		fast, _ := clock.Parse(c.DevClock) // checked before
 		config.Clock = &fast
@@ -208,6 +222,7 @@ func (c *workerCommand) activities(database *db.DB, budget finchBudget, keys *se
 		Cases:  cases,
 		Storms: cases,
 		Finds:  cases,
+		Steer:  cases,
 		Settings: activities.Settings{
 			PublicURL:       c.PublicURL,
 			MailFrom:        c.MailFrom,
