@@ -18,6 +18,7 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/campaign"
+	"github.com/finch-reauth/reauth/notify/chat"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
@@ -51,6 +52,15 @@ type Finds interface {
 	// AccessBack tells an open case that access is back, or that the connection
 	// is gone; it looks for itself. That none is open is no error.
 	AccessBack(ctx context.Context, connectionID string) error
+}
+
+// Steerer tells open cases what operators want. That a case has ended is an error
+// that wraps starter.ErrNoOpenCase; of ReleaseNotices it is none.
+type Steerer interface {
+	Cancel(ctx context.Context, connectionID string, m reauth.Cancel) error
+	Snooze(ctx context.Context, connectionID string, m reauth.Snooze) error
+	StopNotices(ctx context.Context, connectionID string, m reauth.StopNotices) error
+	ReleaseNotices(ctx context.Context, connectionID string, m reauth.NoticesReleased) error
 }
 
 // Settings are the choices of whoever runs the project.
@@ -99,6 +109,8 @@ type Activities struct {
 	Cases     Cases        // nil: cases find out by themselves
 	Storms    StormWatcher // nil: nobody watches, and a storm ends when its time is over
 	Finds     Finds        // of sweeps, which need it
+	Steer     Steerer      // nil: nothing can be asked of many cases, and those that wait for mail find out by themselves
+	Chat      chat.Poster  // nil: the operators' chat hears of no change of whether mail goes out
 	Settings  Settings
 	Logger    *slog.Logger
 	Now       func() time.Time

@@ -6,6 +6,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify/campaign"
+	"github.com/finch-reauth/reauth/reauth"
 )
 
 // channel is a way of telling people of a step.
@@ -41,7 +42,10 @@ func (s backend) tell(ctx context.Context, people []campaign.Person) (bounced bo
 	if err != nil {
 		return false, err
 	}
-	_, err = s.DB.HandToBackend(ctx, s.row(""), contacts, event, s.now)
+	_, control, err := s.DB.HandToBackend(ctx, s.row(""), contacts, event, s.now)
+	if err == nil && control.Mode == reauth.MailStopped {
+		s.stop(control.Version)
+	}
 	return false, err
 }
 
@@ -62,8 +66,15 @@ func (s *mailing) tellCompany(ctx context.Context) error {
 	id, permit, state, err := s.DB.BeginNotice(ctx, db.Notice{
 		CaseID: s.in.Case.CaseID, Step: s.in.Step.Key, SessionOrdinal: s.in.SessionOrdinal, Recipient: db.RecipientOperator, Channel: db.ChannelChat,
 	})
-	if err != nil || !permit && state != db.NoticeSending {
+	switch {
+	case err != nil:
 		return err
+	case state == db.NoticeStopped:
+		return s.stopLate(ctx)
+	case state == db.NoticeShadow:
+		return s.inShadow(ctx, id, db.Notice{CaseID: s.in.Case.CaseID, Step: s.in.Step.Key, Recipient: db.RecipientOperator, Channel: db.ChannelChat})
+	case !permit && state != db.NoticeSending:
+		return nil
 	}
 	// The chat shows the case's timeline: where an attempt died before this line
 	// or after it, a second line does no harm.

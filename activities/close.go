@@ -81,6 +81,7 @@ func (a *Activities) tellFixed(ctx context.Context, in CloseInput, connection re
 	}
 	var out Closed
 	var deferred int
+	var owed bool
 	for _, id := range alerted {
 		to, ok := byID[id]
 		if !ok || to.Unreachable != "" {
@@ -100,7 +101,16 @@ func (a *Activities) tellFixed(ctx context.Context, in CloseInput, connection re
 			out.FixedNotes++
 		case notify.Deferred:
 			deferred++
+		case stopped:
+			owed = true
 		}
+	}
+	if owed { // a closed case does not linger for it
+		if err := a.DB.OweFixed(ctx, in.Case.CaseID); err != nil {
+			return out, err
+		}
+		out.Owed = true
+		return out, a.event(ctx, in.Case, db.EventHeld, "The note that it is fixed is held: customer mail is stopped.")
 	}
 	return out, a.patiently(ctx, &out, deferred)
 }

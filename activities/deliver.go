@@ -17,7 +17,13 @@ import (
 
 // NoticeDue is the type of the event by which the company's backend writes to
 // the customer itself.
-const NoticeDue = "reauth.notice.due"
+const NoticeDue = db.NoticeDue
+
+// What becomes of a message that is never sent.
+const (
+	shadowed notify.Delivery = "shadow"  // mail is in shadow
+	stopped  notify.Delivery = "stopped" // mail is stopped: it has not begun
+)
 
 // deliver sends a notice that is nobody's step, once. Insert first, send then,
 // and record what became of it: a message of which nobody knows is not sent
@@ -36,6 +42,10 @@ func (a *Activities) deliver(ctx context.Context, row db.Notice, notice notify.N
 	switch {
 	case err != nil:
 		return "", err
+	case state == db.NoticeStopped:
+		return stopped, nil
+	case state == db.NoticeShadow:
+		return shadowed, a.inShadow(ctx, id, row)
 	case !permit && state == db.NoticeSending:
 		// An attempt died amid the conversation: nobody knows what became of
 		// the mail, so it is not sent again.
@@ -45,6 +55,12 @@ func (a *Activities) deliver(ctx context.Context, row db.Notice, notice notify.N
 	}
 	delivery, err := a.Mail.Send(ctx, message)
 	return delivery, a.end(ctx, id, delivery, detailOf(err))
+}
+
+// inShadow puts on record who would have been written to.
+func (a *Activities) inShadow(ctx context.Context, id int64, row db.Notice) error {
+	a.Logger.InfoContext(ctx, "Mail is in shadow: this would have been sent", "case_id", row.CaseID, "step", row.Step, "recipient", row.Recipient, "channel", row.Channel)
+	return a.end(ctx, id, shadowed, "")
 }
 
 // address fills in what every mail of ours has.
@@ -76,6 +92,7 @@ var noticeStates = map[notify.Delivery]db.NoticeState{
 	notify.Deferred: db.NoticeDeferred,
 	notify.Refused:  db.NoticeRefused,
 	notify.Unknown:  db.NoticeUnknown,
+	shadowed:        db.NoticeShadow,
 }
 
 // noticeDue is the event by which the backend writes to the customer itself.

@@ -24,7 +24,10 @@ func (s mails) tell(ctx context.Context, people []campaign.Person) (bounced bool
 		if err != nil {
 			return false, err
 		}
-		if delivery == notify.Deferred {
+		switch delivery {
+		case stopped:
+			return false, nil
+		case notify.Deferred:
 			s.deferred++
 		}
 		bounced = bounced || gone
@@ -45,6 +48,9 @@ func (s mails) writeToCompany(ctx context.Context, p campaign.Person) (_ notify.
 	notice.Advice = "Find out who at the customer can log in, and pass this page on to them; or register them as a contact, and we write."
 	notice.Links = append([]notify.Link{{Name: "The customer's page", URL: link}}, notice.Links...)
 	delivery, err := s.deliver(ctx, s.row(p.ID), notice)
+	if err == nil && delivery == stopped {
+		err = s.stopLate(ctx)
+	}
 	return delivery, false, err
 }
 
@@ -65,11 +71,14 @@ func (s mails) writeToCustomer(ctx context.Context, p campaign.Person) (_ notify
 	switch {
 	case err != nil:
 		return "", false, err
+	case permit.Stopped:
+		s.stop(permit.Version)
+		return stopped, false, nil
 	case permit.Capped:
 		return "", false, s.afterCap(ctx, p)
 	case !permit.Granted && permit.State == db.NoticeSending:
 		return s.inDoubt(ctx, permit)
-	case !permit.Granted:
+	case !permit.Granted && permit.State != db.NoticeShadow:
 		return "", false, nil
 	}
 	along, err := s.stillLost(ctx, permit.Along)
@@ -81,6 +90,9 @@ func (s mails) writeToCustomer(ctx context.Context, p campaign.Person) (_ notify
 	if err != nil {
 		_ = s.end(ctx, permit.ID, notify.Deferred, "it could not be composed")
 		return "", false, err
+	}
+	if permit.State == db.NoticeShadow { // also where an attempt died before it could say so
+		return shadowed, false, s.inShadow(ctx, permit.ID, row)
 	}
 	delivery, err := s.Mail.Send(ctx, mail)
 	if delivery == notify.Refused && notify.Bounced(err) {

@@ -173,6 +173,13 @@ type Noticed struct {
 	Why   string     `json:"why,omitempty"`
 	// Storm holds the notice until Later, or until it is released.
 	Storm string `json:"storm,omitempty"`
+	// Mail says that mail was not simply on: "shadow", or what holds the notice
+	// until Later, or until it is released: "stopped" or "ramp". MailVersion is the
+	// control's then.
+	Mail        string `json:"mail,omitempty"`
+	MailVersion int64  `json:"mail_version,omitempty"`
+	// Shadowed counts the notices of the step that were not sent in shadow.
+	Shadowed int `json:"shadowed,omitempty"`
 	// Restored: access is back, so nobody was written to. With HoldUntil the
 	// customer is on the way through Connect: look again then.
 	Restored  bool       `json:"restored,omitempty"`
@@ -184,6 +191,13 @@ type Noticed struct {
 	// Entities counts those of a connection that has several.
 	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
+
+// What Noticed.Mail says.
+const (
+	NoticedShadow  = "shadow"
+	NoticedStopped = "stopped"
+	NoticedRamp    = "ramp"
+)
 
 // LookInput asks whether access is back.
 type LookInput struct {
@@ -322,4 +336,6 @@ type CloseInput struct {
 type Closed struct {
 	FixedNotes int    `json:"fixed_notes"`
 	Problem    string `json:"problem,omitempty"`
+	// Owed: the fixed notes wait for mail to be switched on again.
+	Owed bool `json:"owed,omitempty"`
 }

@@ -33,12 +33,18 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 	case reauth.StatusRemoved:
 		return Noticed{Removed: true}, nil
 	}
+	s := &mailing{Activities: a, in: in, connection: connection, now: a.Now().UTC()}
+	if held, err := s.stopped(ctx); err != nil || held {
+		return s.unless(ctx, err)
+	}
 	if out, held, err := a.hold(ctx, in); err != nil || held {
 		return out, err
 	}
-	s := &mailing{Activities: a, in: in, connection: connection, now: a.Now().UTC()}
 	if err := s.choose(ctx); err != nil {
 		return Noticed{}, err
+	}
+	if waits, err := s.waitsForTurn(ctx); err != nil || waits {
+		return s.unless(ctx, err)
 	}
 	if s.anybody() && a.Now().Sub(in.LookedAt) > lookedLately {
 		looked, err := a.look(ctx, in.Case, connection, false)
@@ -52,6 +58,9 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 		}
 		if s.connection, err = a.DB.Connection(ctx, in.Case.ConnectionID); err != nil { // with what the look saw
 			return Noticed{}, err
+		}
+		if s.connection.Status == reauth.StatusRemoved {
+			return Noticed{Removed: true}, nil
 		}
 	}
 	if err := s.send(ctx); err != nil {
@@ -105,6 +114,12 @@ type mailing struct {
 	later    time.Time
 	why      string
 	problem  string
+
+	control db.MailControl
+	// mail and version are what Noticed says of them.
+	mail    string
+	version int64
+	news    bool // that mail is stopped is not in the timeline yet
 }
 
 // choose resolves the recipients, as the contacts are now.
@@ -184,6 +199,8 @@ func (s *mailing) send(ctx context.Context) error {
 
 func (s *mailing) sendRound(ctx context.Context) (bounced bool, err error) {
 	switch {
+	case s.mail == NoticedStopped:
+		return false, nil
 	case s.nobody && s.in.Step.Audience == campaign.Company:
 		return false, s.tellCompany(ctx)
 	case s.nobody:
@@ -262,12 +279,30 @@ func (s *mailing) answer(ctx context.Context) (Noticed, error) {
 			out.Sent++
 		case db.NoticeRefused:
 			refused++
+		case db.NoticeShadow:
+			out.Shadowed++
 		}
+	}
+	out.Mail, out.MailVersion = s.mail, s.version
+	if out.Mail == "" && out.Shadowed > 0 && out.Sent == 0 {
+		out.Mail = NoticedShadow
+	}
+	if s.mail == NoticedStopped {
+		if s.news {
+			if err := s.event(ctx, s.in.Case, db.EventHeld, s.in.Step.Key+" is held: customer mail is stopped."); err != nil {
+				return out, err
+			}
+		}
+		again := s.Now().UTC().Add(stoppedAgain)
+		out.Later, out.Why = &again, "customer mail is stopped"
+		return out, s.schedule(ctx, s.in, out)
 	}
 	if s.deferred > 0 {
 		return out, retryLater(fmt.Sprintf("the mail server has not taken %d of the step's mails yet", s.deferred), "mail_deferred", 0)
 	}
-	if !s.later.IsZero() {
+	if !s.later.IsZero() && s.mail == NoticedRamp {
+		out.Later, out.Why = &s.later, s.why
+	} else if !s.later.IsZero() {
 		out.Later, out.Why = &s.later, s.why
 		if err := s.event(ctx, s.in.Case, "notice_moved", fmt.Sprintf("%s to %s, since %s.", s.in.Step.Key, s.later.Format("2006-01-02 15:04 MST"), s.why)); err != nil {
 			return out, err
@@ -285,7 +320,9 @@ func (s *mailing) answer(ctx context.Context) (Noticed, error) {
 // schedule puts on record what the case sends next, after a step.
 func (a *Activities) schedule(ctx context.Context, in NoticeInput, out Noticed) error {
 	next := in.Next
-	if out.Later != nil && (next == nil || out.Later.Before(next.At)) {
+	if out.Mail == NoticedStopped { // it is due, and waits for nothing else
+		next = &campaign.Date{Step: in.Step, At: a.Now()}
+	} else if out.Later != nil && (next == nil || out.Later.Before(next.At)) {
 		next = &campaign.Date{Step: in.Step, At: *out.Later}
 	}
 	schedule := scheduleOf(next, in.NoticesSent+out.Sent)

@@ -282,6 +282,9 @@ func (a *Activities) TellOfCode(ctx context.Context, in RedeemProblem) error {
 	if a.Settings.OperatorEmail == "" || left(ctx, sending) {
 		return nil
 	}
+	if shadow, err := a.shadow(ctx); err != nil || shadow {
+		return err
+	}
 	message, err := notify.Compose(notify.Notice{
 		Kind: notify.KindOperator, Recipient: notify.Recipient{Email: a.Settings.OperatorEmail}, Problem: in.Problem, Step: in.Step,
 		MessageID: notify.MessageID(a.mailDomain(), info.WorkflowExecution.ID, in.Step+"-"+in.Application, 0, db.RecipientOperator),

@@ -39,10 +39,28 @@ type Store interface {
 	BeginNotice(ctx context.Context, n db.Notice) (id int64, permit bool, state db.NoticeState, err error)
 	BeginMail(ctx context.Context, m db.Mail) (db.Permit, error)
 	LeaveBehind(ctx context.Context, noticeID int64) error
-	HandToBackend(ctx context.Context, n db.Notice, contacts []string, event db.OutboxEvent, at time.Time) (given int, err error)
+	HandToBackend(ctx context.Context, n db.Notice, contacts []string, event db.OutboxEvent, at time.Time) (given int, control db.MailControl, err error)
 	EndNotice(ctx context.Context, id int64, state db.NoticeState, detail string) error
 	NoticesOf(ctx context.Context, caseID string) ([]db.NoticeRow, error)
 	Alerted(ctx context.Context, caseID string) (recipients []string, rootMessageID map[string]string, err error)
+
+	// Whether mail goes out, and how fast new customers hear.
+	Mail(ctx context.Context) (db.MailControl, error)
+	HoldMail(ctx context.Context, caseID string) (control db.MailControl, first bool, err error)
+	TakeTurn(ctx context.Context, caseID string, at time.Time, may func(time.Time) time.Time) (db.Turn, error)
+	OweFixed(ctx context.Context, caseID string) error
+	FixedSent(ctx context.Context, caseID string) error
+	MailChange(ctx context.Context, version int64) (db.MailChange, error)
+	MailHandled(ctx context.Context, version int64, at time.Time) error
+	MailStanding(ctx context.Context) (db.MailStanding, error)
+	MailWaits(ctx context.Context, before, after int64, limit int) ([]db.MailWait, error)
+	ReleaseCase(ctx context.Context, caseID string, at time.Time) error
+
+	// What is asked of many cases at once.
+	StartBulk(ctx context.Context, id string, at time.Time) (db.Bulk, error)
+	BulkCases(ctx context.Context, b db.Bulk, after string, limit int) ([]db.BulkCase, error)
+	BulkTold(ctx context.Context, id, caseID string, told bool) error
+	EndBulk(ctx context.Context, id, how string, at time.Time) (db.Bulk, error)
 
 	// Codes and tokens.
 	PutMinted(ctx context.Context, codeHash, connectionID, fingerprint string, sealed []byte, at time.Time) error

@@ -215,6 +215,9 @@ func (a *Activities) TellOfStorm(ctx context.Context, in StormNews) (StormTold, 
 	if left(ctx, sending) {
 		return StormTold{Delivery: notify.Unknown}, nil
 	}
+	if shadow, err := a.shadow(ctx); err != nil || shadow {
+		return StormTold{Delivery: shadowed}, err
+	}
 	message, err := notify.Compose(notice)
 	if err != nil {
 		return StormTold{}, fmt.Errorf("compose the operator's mail: %w", err)

@@ -27,7 +27,8 @@ const (
 	EventUnreachable = "contact_unreachable"
 	// EventOperatorNeeded: only an operator can help.
 	EventOperatorNeeded = "operator_needed"
-	// EventHeld: the first notice waits for a storm to be over.
+	// EventHeld: a notice waits for a storm to be over, for mail to be switched on,
+	// or for its turn in the ramp.
 	EventHeld   = "held"
 	EventClosed = "closed"
 	EventNotice = "notice_"
@@ -62,8 +63,10 @@ type Case struct {
 	NextStep     string     `db:"next_step"`
 	StormID      string     `db:"storm_id"`
 	Held         bool       `db:"held"`
-	NoticesSent  int        `db:"notices_sent"`
-	LastClickAt  *time.Time `db:"last_click_at"`
+	// Waits says what else holds a notice: "stopped" or "ramp", or nothing.
+	Waits       string     `db:"waits"`
+	NoticesSent int        `db:"notices_sent"`
+	LastClickAt *time.Time `db:"last_click_at"`
 	// Generation is the connection's when the case opened, and the one that
 	// the case ended with when it is closed.
 	Generation int64      `db:"generation"`
@@ -83,7 +86,8 @@ SELECT k.case_id, k.connection_id, k.provider, k.application, k.source, k.finch_
        coalesce(k.outcome, '') AS outcome, k.close_reason, k.session_id, k.connect_url, k.session_ordinal,
        k.session_expires_at, k.deadline_at, k.next_notice_at, k.notices_sent, k.last_click_at, k.generation,
        k.last_error, k.opened_at, k.closed_at, c.customer_name, k.campaign, k.next_step, coalesce(k.storm_id, '') AS storm_id,
-       EXISTS (SELECT FROM storms s WHERE s.storm_id = k.storm_id AND s.ended_at IS NULL AND k.outcome IS NULL) AS held
+       EXISTS (SELECT FROM storms s WHERE s.storm_id = k.storm_id AND s.ended_at IS NULL AND k.outcome IS NULL AND k.released_at IS NULL) AS held,
+       coalesce((SELECT max(w.why) FROM mail_waits w WHERE w.case_id = k.case_id AND w.why <> 'fixed' AND k.outcome IS NULL), '') AS waits
   FROM cases k JOIN connections c USING (connection_id)`
 
 // OpenCase opens a case and calls its connection stale. opened reports whether
@@ -212,6 +216,10 @@ type CaseFilter struct {
 	Phase    reauth.Phase
 	Outcome  reauth.Outcome
 	Provider reauth.Provider
+	// Application is the case's, System the connection's.
+	Application, System string
+	// Open leaves out the cases that have ended.
+	Open bool
 }
 
 // Cases lists cases, the newest first. next is empty after the last page.
@@ -227,8 +235,9 @@ func (d *DB) Cases(ctx context.Context, filter CaseFilter, after string, limit i
  WHERE ($1 = '' OR k.phase = $1) AND ($2 = '' OR k.outcome = $2) AND ($3 = '' OR k.provider = $3)
    AND (NOT $4 OR (k.opened_at, k.case_id) < ($5, $6))
    AND ($8 = '' OR c.application = $8)
+   AND ($9 = '' OR k.application = $9) AND ($10 = '' OR c.system = $10) AND (NOT $11 OR k.outcome IS NULL)
  ORDER BY k.opened_at DESC, k.case_id DESC LIMIT $7`,
-			filter.Phase, filter.Outcome, filter.Provider, given, from.At, from.ID, limit+1, within(ctx))
+			filter.Phase, filter.Outcome, filter.Provider, given, from.At, from.ID, limit+1, within(ctx), filter.Application, filter.System, filter.Open)
 	})
 	if len(list) > limit {
 		list = list[:limit]
@@ -440,6 +449,9 @@ UPDATE cases
        closed_at = greatest(opened_at, $5), next_notice_at = NULL, next_step = ''
  WHERE case_id = $1 RETURNING closed_at`,
 		closing.CaseID, closing.Outcome, reason, closing.Generation, closing.At); err != nil {
+		return err
+	}
+	if err := exec(ctx, tx, `DELETE FROM mail_waits WHERE case_id = $1 AND why <> 'fixed'`, closing.CaseID); err != nil {
 		return err
 	}
 	return addClosed(ctx, tx, connectionID, closing.CaseID, closing.Outcome, closing.By, reason, closedAt)

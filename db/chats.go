@@ -25,7 +25,8 @@ type Chat struct {
 // ClaimChats takes cases whose message is not up to date, and keeps others from
 // taking them for the time of the lease. A case has a message once somebody was
 // told of it, an operator is needed, or it ended without access; one that a
-// storm holds has none.
+// storm holds has none. While mail is in shadow no case gets its first message,
+// and one that began and ended so never gets any.
 func (d *DB) ClaimChats(ctx context.Context, limit int, lease time.Duration) (list []Chat, err error) {
 	now := d.now()
 	err = d.write(ctx, "claim chat messages", func(ctx context.Context, tx *sqlx.Tx) error {
@@ -36,9 +37,10 @@ WITH due AS (
      CROSS JOIN LATERAL (SELECT count(*) AS events FROM case_events e WHERE e.case_id = k.case_id) n
      WHERE (k.outcome IS NULL OR k.closed_at > $2)
        AND (m.case_id IS NULL OR m.due_at <= $1) AND n.events > coalesce(m.told, 0)
-       AND (m.case_id IS NOT NULL OR k.outcome IN ('expired', 'failed')
-            OR EXISTS (SELECT FROM notices t WHERE t.case_id = k.case_id)
-            OR EXISTS (SELECT FROM case_events e WHERE e.case_id = k.case_id AND e.kind = $5))
+       AND (m.case_id IS NOT NULL OR NOT EXISTS (SELECT FROM mail_control WHERE mode = 'shadow'))
+       AND (m.case_id IS NOT NULL OR EXISTS (SELECT FROM notices t WHERE t.case_id = k.case_id AND t.state <> 'shadow')
+            OR (k.outcome IN ('expired', 'failed') OR EXISTS (SELECT FROM case_events e WHERE e.case_id = k.case_id AND e.kind = $5))
+               AND (k.outcome IS NULL OR NOT EXISTS (SELECT FROM notices t WHERE t.case_id = k.case_id AND t.state = 'shadow')))
      ORDER BY k.opened_at, k.case_id LIMIT $3
 ), claimed AS (
     INSERT INTO chats AS m (case_id, attempts, due_at) SELECT case_id, 1, $4 FROM due

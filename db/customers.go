@@ -27,7 +27,8 @@ func (d *DB) CustomerConnections(ctx context.Context, of Customer) (list []reaut
 		if err := d.sqlx.SelectContext(ctx, &rows, selectConnections+`
  WHERE c.customer_id = $1 AND c.customer_id <> '' AND c.status <> 'removed'
    AND ($2 = '' OR c.application = $2) AND ($3 = '' OR c.provider = $3) AND ($4 = '' OR lower(c.system) = lower($4))
- ORDER BY c.status = 'disconnected', c.connection_id LIMIT 50`, of.ID, of.Application, of.Provider, of.System); err != nil {
+   AND ($5 = '' OR c.application = $5)
+ ORDER BY c.status = 'disconnected', c.connection_id LIMIT 50`, of.ID, of.Application, of.Provider, of.System, within(ctx)); err != nil {
 			return err
 		}
 		for i, row := range rows {
@@ -52,10 +53,12 @@ func (d *DB) CustomerConnections(ctx context.Context, of Customer) (list []reaut
 func (d *DB) ConnectionOfToken(ctx context.Context, fingerprint string) (connectionID string, err error) {
 	err = d.read(ctx, "look up whose a token is", func(ctx context.Context) error {
 		return d.sqlx.GetContext(ctx, &connectionID, `
-SELECT connection_id FROM tokens WHERE fingerprint = $1
-UNION ALL
-SELECT connection_id FROM staged_tokens WHERE fingerprint = $1 AND state IN ('waiting', 'stale') AND connection_id IS NOT NULL
- LIMIT 1`, fingerprint)
+SELECT connection_id FROM (
+    SELECT connection_id FROM tokens WHERE fingerprint = $1
+    UNION ALL
+    SELECT connection_id FROM staged_tokens WHERE fingerprint = $1 AND state IN ('waiting', 'stale') AND connection_id IS NOT NULL
+) t JOIN connections c USING (connection_id)
+ WHERE $2 = '' OR c.application = $2 LIMIT 1`, fingerprint, within(ctx))
 	})
 	return connectionID, err
 }
@@ -63,13 +66,21 @@ SELECT connection_id FROM staged_tokens WHERE fingerprint = $1 AND state IN ('wa
 // IntroduceConnection registers a connection that the provider named as a
 // customer's, and returns whose it is after that. One that is registered, or
 // was removed, stays as it is, but for a customer that it has not got yet.
+// ErrNotFound where the context is limited to another application than the
+// connection's, as given or as stored.
 func (d *DB) IntroduceConnection(ctx context.Context, c reauth.Connection) (customerID string, err error) {
 	now := d.now()
 	err = d.write(ctx, "introduce a connection", func(ctx context.Context, tx *sqlx.Tx) error {
+		if only := within(ctx); only != "" && c.Application != only {
+			return ErrNotFound
+		}
 		if err := exec(ctx, tx, `
 INSERT INTO connections (connection_id, provider, application, customer_id, customer_name, status, created_at, updated_at)
 VALUES ($1, $2, $3, $4, $5, 'connected', $6, $6) ON CONFLICT (connection_id) DO NOTHING`,
 			c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, now); err != nil {
+			return err
+		}
+		if _, err := lockConnection(ctx, tx, c.ConnectionID); err != nil {
 			return err
 		}
 		if err := exec(ctx, tx, `

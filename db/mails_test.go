@@ -615,7 +615,7 @@ func TestHandToBackend(t *testing.T) {
 		for _, p := range people {
 			contacts = append(contacts, p.ContactID)
 		}
-		given, err := s.HandToBackend(s.ctx, n, contacts, event, t0)
+		given, _, err := s.HandToBackend(s.ctx, n, contacts, event, t0)
 		require.NoError(t, err)
 		return given
 	}
@@ -660,11 +660,11 @@ SELECT event_id, type, payload, connection_id, case_id, array_to_string(recipien
 
 	// The ledger and the outbox go together.
 	n.Step = "second"
-	_, err = s.HandToBackend(s.ctx, n, []string{people[0].ContactID, s.recipient(t, "c2")}, event, t0)
+	_, _, err = s.HandToBackend(s.ctx, n, []string{people[0].ContactID, s.recipient(t, "c2")}, event, t0)
 	require.ErrorIs(t, err, db.ErrNotFound)
 	_, err = s.raw.Exec(`ALTER TABLE outbox ADD CONSTRAINT never CHECK (false) NOT VALID`)
 	require.NoError(t, err)
-	_, err = s.HandToBackend(s.ctx, n, []string{people[0].ContactID}, event, t0)
+	_, _, err = s.HandToBackend(s.ctx, n, []string{people[0].ContactID}, event, t0)
 	require.ErrorContains(t, err, "never")
 	assert.Equal(t, 3, s.count(t, "notices"))
 	_, err = s.raw.Exec(`ALTER TABLE outbox DROP CONSTRAINT never`)
@@ -674,6 +674,6 @@ SELECT event_id, type, payload, connection_id, case_id, array_to_string(recipien
 	assert.Zero(t, hand(people[0]), "the case has ended")
 	assert.Len(t, outbox(), 2)
 	n.CaseID = "k-c3"
-	_, err = s.HandToBackend(s.ctx, n, nil, event, t0)
+	_, _, err = s.HandToBackend(s.ctx, n, nil, event, t0)
 	require.ErrorIs(t, err, db.ErrNotFound)
 }

@@ -30,6 +30,11 @@ const (
 	NoticeDeferred NoticeState = "deferred" // it was definitely not taken; it may be tried again
 	NoticeRefused  NoticeState = "refused"  // it was refused for good
 	NoticeUnknown  NoticeState = "unknown"  // it may have been taken; it is not tried again
+	NoticeShadow   NoticeState = "shadow"   // it would have been sent, if mail had been on
+
+	// NoticeStopped is no state of a notice: mail is stopped, so that it has not
+	// begun. Nothing stands in the ledger of it.
+	NoticeStopped NoticeState = "stopped"
 )
 
 // Notice asks for the permission to send one message.
@@ -82,6 +87,11 @@ SELECT notice_id, case_id, step, session_ordinal, recipient, channel, message_id
 // closing of the case wait for each other: no notice of an open case is permitted
 // after CloseCase has returned.
 //
+// Where mail is stopped no notice to a contact begins, nor any of a step: the state
+// is NoticeStopped, and the case stands among those that wait. In shadow none
+// begins at all: the ledger then has it as NoticeShadow, and EndNotice tells the
+// timeline. A notice in shadow counts for nothing once mail is on.
+//
 // Without a permission id and state are those of the notice that stands in the
 // ledger; both are empty where there is none. ErrNotFound when there is no such
 // case, or when the recipient is not a contact of the case's connection.
@@ -92,7 +102,19 @@ func (d *DB) BeginNotice(ctx context.Context, n Notice) (id int64, permit bool, 
 	}
 	now := d.now()
 	err = d.write(ctx, doing, func(ctx context.Context, tx *sqlx.Tx) error {
-		id, permit, state, err = beginNotice(ctx, tx, n, now)
+		control, err := mailControl(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if control.Mode == reauth.MailStopped && !n.Operator {
+			id, permit, state = 0, false, NoticeStopped
+			if n.Fixed {
+				return nil // whoever closes the case remembers it
+			}
+			_, err = waitForMail(ctx, tx, n.CaseID, "stopped", control, now)
+			return err
+		}
+		id, permit, state, err = beginNotice(ctx, tx, control.Mode, n, now)
 		return err
 	})
 	if err != nil {
@@ -101,7 +123,7 @@ func (d *DB) BeginNotice(ctx context.Context, n Notice) (id int64, permit bool, 
 	return id, permit, state, nil
 }
 
-func beginNotice(ctx context.Context, tx *sqlx.Tx, n Notice, now time.Time) (id int64, permit bool, state NoticeState, err error) {
+func beginNotice(ctx context.Context, tx *sqlx.Tx, mode reauth.MailMode, n Notice, now time.Time) (id int64, permit bool, state NoticeState, err error) {
 	var k struct {
 		ConnectionID string         `db:"connection_id"`
 		Outcome      reauth.Outcome `db:"outcome"`
@@ -114,13 +136,14 @@ SELECT connection_id, coalesce(outcome, '') AS outcome FROM cases WHERE case_id 
 	if n.Fixed {
 		allowed = k.Outcome.Restored()
 	}
+	begun := begunIn(mode)
 	if allowed {
 		inserted, err := first(ctx, tx, &id, `
-INSERT INTO notices (case_id, connection_id, step, session_ordinal, recipient, channel, message_id, fixed, state, begun_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'sending', $9) ON CONFLICT DO NOTHING RETURNING notice_id`,
-			n.CaseID, k.ConnectionID, n.Step, n.SessionOrdinal, n.Recipient, n.Channel, n.MessageID, n.Fixed, now)
+INSERT INTO notices (case_id, connection_id, step, session_ordinal, recipient, channel, message_id, fixed, state, begun_at, ended_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING RETURNING notice_id`,
+			n.CaseID, k.ConnectionID, n.Step, n.SessionOrdinal, n.Recipient, n.Channel, n.MessageID, n.Fixed, begun, now, endedIn(begun, now))
 		if err != nil || inserted {
-			return id, inserted, NoticeSending, err
+			return id, inserted && begun == NoticeSending, begun, err
 		}
 	}
 
@@ -131,11 +154,31 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'sending', $9) ON CONFLICT DO NOTHING RE
 	if err != nil || !found {
 		return 0, false, "", err
 	}
-	if !allowed || row.State != NoticeDeferred {
+	if !allowed || !row.State.mayBegin(mode) {
 		return row.ID, false, row.State, nil
 	}
-	return row.ID, true, NoticeSending, exec(ctx, tx, `
-UPDATE notices SET state = 'sending', begun_at = $2, ended_at = NULL, attempts = attempts + 1 WHERE notice_id = $1`, row.ID, now)
+	return row.ID, begun == NoticeSending, begun, exec(ctx, tx, `
+UPDATE notices SET state = $2, begun_at = $3, ended_at = $4, attempts = attempts + 1, detail = '' WHERE notice_id = $1`, row.ID, begun, now, endedIn(begun, now))
+}
+
+// mayBegin reports whether a notice that stands in the ledger may begin again.
+func (s NoticeState) mayBegin(mode reauth.MailMode) bool {
+	return s == NoticeDeferred || s == NoticeShadow && mode == reauth.MailOn
+}
+
+// begunIn is the state of a notice that begins. In shadow it is its last.
+func begunIn(mode reauth.MailMode) NoticeState {
+	if mode == reauth.MailShadow {
+		return NoticeShadow
+	}
+	return NoticeSending
+}
+
+func endedIn(begun NoticeState, at time.Time) *time.Time {
+	if begun == NoticeSending {
+		return nil
+	}
+	return &at
 }
 
 // EndNotice says what became of a notice that was permitted, and of those that
@@ -145,9 +188,9 @@ UPDATE notices SET state = 'sending', begun_at = $2, ended_at = NULL, attempts =
 func (d *DB) EndNotice(ctx context.Context, id int64, state NoticeState, detail string) error {
 	const doing = "end a notice"
 	switch state {
-	case NoticeSent, NoticeDeferred, NoticeRefused, NoticeUnknown:
+	case NoticeSent, NoticeDeferred, NoticeRefused, NoticeUnknown, NoticeShadow:
 	default:
-		return errors.New(doing + ": the state must be sent, deferred, refused or unknown")
+		return errors.New(doing + ": the state must be sent, deferred, refused, unknown or shadow")
 	}
 	now := d.now()
 	detail = plain(detail)
@@ -157,7 +200,7 @@ func (d *DB) EndNotice(ctx context.Context, id int64, state NoticeState, detail 
 			ConnectionID string `db:"connection_id"`
 		}
 		if err := tx.SelectContext(ctx, &rows, `
-SELECT notice_id, case_id, connection_id, step, recipient, channel, state FROM notices
+SELECT notice_id, case_id, connection_id, step, recipient, channel, state, begun_at FROM notices
  WHERE notice_id = $1 OR lead_id = $1 ORDER BY notice_id FOR NO KEY UPDATE`, id); err != nil {
 			return err
 		}
@@ -165,26 +208,49 @@ SELECT notice_id, case_id, connection_id, step, recipient, channel, state FROM n
 			return ErrNotFound
 		}
 		for _, row := range rows {
-			if row.State != NoticeSending {
+			at := now
+			switch {
+			case row.State == NoticeShadow && state == NoticeShadow: // which it has been from its beginning
+				at = row.BegunAt
+			case row.State != NoticeSending:
 				continue
-			}
-			if err := exec(ctx, tx, `
+			default:
+				if err := exec(ctx, tx, `
 UPDATE notices SET state = $2, detail = $3, ended_at = $4 WHERE notice_id = $1`, row.ID, state, detail, now); err != nil {
-				return err
+					return err
+				}
 			}
 			text := fmt.Sprintf("%s to %s by %s", row.Step, row.Recipient, row.Channel)
+			if state == NoticeShadow {
+				text = wouldHave(row.NoticeRow)
+			}
 			if row.ID != id {
 				text += " (in one mail with another connection's)"
 			}
 			if detail != "" {
 				text += ": " + detail
 			}
-			if err := addEvent(ctx, tx, Event{CaseID: row.CaseID, ConnectionID: row.ConnectionID, Kind: EventNotice + string(state), Detail: text, At: now}); err != nil {
+			if err := addEvent(ctx, tx, Event{CaseID: row.CaseID, ConnectionID: row.ConnectionID, Kind: EventNotice + string(state), Detail: text, At: at}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// wouldHave says whom a notice in shadow would have reached.
+func wouldHave(n NoticeRow) string {
+	whom := "contact " + n.Recipient
+	if n.Recipient == RecipientOperator {
+		whom = "the operator"
+	}
+	switch n.Channel {
+	case ChannelWebhook:
+		return "would have asked the backend to write to " + whom + " (step " + n.Step + ")"
+	case ChannelChat:
+		return "would have told the operators' chat (step " + n.Step + ")"
+	}
+	return "would have written to " + whom + " (step " + n.Step + ")"
 }
 
 // NoticesOf returns the send ledger of a case, in the order of the permissions.

@@ -189,7 +189,7 @@ func TestNoticeRefuses(t *testing.T) {
 
 	require.ErrorIs(t, s.EndNotice(s.ctx, 12345, db.NoticeSent, ""), db.ErrNotFound)
 	for _, state := range []db.NoticeState{"", db.NoticeSending, "odd"} {
-		require.EqualError(t, s.EndNotice(s.ctx, 1, state, ""), "end a notice: the state must be sent, deferred, refused or unknown")
+		require.EqualError(t, s.EndNotice(s.ctx, 1, state, ""), "end a notice: the state must be sent, deferred, refused, unknown or shadow")
 	}
 }
 

@@ -16,6 +16,10 @@ import (
 	"github.com/finch-reauth/reauth/reauth"
 )
 
+// NoticeDue is the type of the event by which the backend writes to the customer
+// itself.
+const NoticeDue = "reauth.notice.due"
+
 // OutboxEvent is a webhook on its way to the backend.
 type OutboxEvent struct {
 	// ID is the webhook's ID; an event is enqueued once.
@@ -191,7 +195,8 @@ func turnsOf(caseID string) string { return `hashtextextended('outbox ' || ` + c
 // whose turn has not come have no place in the index.
 const claimStatement = `
 WITH due AS (
-    SELECT event_id FROM outbox WHERE due_at <= $1 AND ` + outboxWaits + `
+    SELECT event_id FROM outbox o WHERE due_at <= $1 AND ` + outboxWaits + `
+       AND ($4 OR type <> '` + NoticeDue + `' OR NOT EXISTS (SELECT FROM cases k WHERE k.case_id = o.case_id AND k.outcome IS NULL))
      ORDER BY due_at, seq LIMIT $2 FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE outbox SET attempts = attempts + 1, due_at = $3 WHERE event_id IN (SELECT event_id FROM due) RETURNING *
@@ -201,10 +206,15 @@ SELECT ` + outboxColumns + ` FROM claimed ORDER BY seq`
 // ClaimOutbox takes events that are due at a time, those that have been due the
 // longest, and keeps others from taking them for the time of the lease. An event
 // that is neither Delivered nor DeliveryFailed by then is due again. Of the
-// events of a case only the earliest that waits is ever taken.
+// events of a case only the earliest that waits is ever taken. Those by which the
+// backend would write to a customer wait while mail is not on.
 func (d *DB) ClaimOutbox(ctx context.Context, at time.Time, limit int, lease time.Duration) (list []OutboxEvent, err error) {
 	err = d.write(ctx, "claim events", func(ctx context.Context, tx *sqlx.Tx) error {
-		return tx.SelectContext(ctx, &list, claimStatement, at, page(limit), at.Add(lease))
+		control, err := mailControl(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return tx.SelectContext(ctx, &list, claimStatement, at, page(limit), at.Add(lease), control.Mode == reauth.MailOn)
 	})
 	if err != nil {
 		return nil, err

@@ -7,7 +7,7 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// ClaimStatement is the SQL of ClaimOutbox: $1 is when, $2 how many, $3 until when.
+// ClaimStatement is the SQL of ClaimOutbox: $1 is when, $2 how many, $3 until when, $4 whether mail is on.
 const ClaimStatement = claimStatement
 
 // ReplayBatch is how many events one transaction replays.

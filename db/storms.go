@@ -93,10 +93,11 @@ func brake(ctx context.Context, tx *sqlx.Tx, caseID string, rule StormRule, at t
 		Provider reauth.Provider `db:"provider"`
 		System   string          `db:"system"`
 		StormID  string          `db:"storm_id"`
-		Open     bool            `db:"open"`
+		// Open: it has no outcome, and no operator has let its notices go.
+		Open bool `db:"open"`
 	}
 	if err := tx.GetContext(ctx, &k, `
-SELECT k.provider, c.system, coalesce(k.storm_id, '') AS storm_id, k.outcome IS NULL AS open
+SELECT k.provider, c.system, coalesce(k.storm_id, '') AS storm_id, k.outcome IS NULL AND k.released_at IS NULL AS open
   FROM cases k JOIN connections c USING (connection_id) WHERE k.case_id = $1 FOR NO KEY UPDATE OF k`, caseID); err != nil {
 		return storm, false, err
 	}

@@ -150,7 +150,7 @@ func (s *store) BeginMail(_ context.Context, m db.Mail) (db.Permit, error) {
 	return db.Permit{ID: row.ID, Granted: granted, State: row.State, BegunAt: row.BegunAt}, nil
 }
 
-func (s *store) HandToBackend(_ context.Context, n db.Notice, contacts []string, event db.OutboxEvent, at time.Time) (given int, err error) {
+func (s *store) HandToBackend(_ context.Context, n db.Notice, contacts []string, event db.OutboxEvent, at time.Time) (given int, control db.MailControl, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, contact := range contacts {
@@ -161,7 +161,17 @@ func (s *store) HandToBackend(_ context.Context, n db.Notice, contacts []string,
 			given++
 		}
 	}
-	return given, nil
+	return given, mailOn(), nil
+}
+
+// mailOn is how mail stands in a preview, whatever is set: it shows what people
+// get once they get anything.
+func mailOn() db.MailControl { return db.MailControl{Mode: reauth.MailOn} }
+
+func (s *store) Mail(context.Context) (db.MailControl, error) { return mailOn(), nil }
+
+func (s *store) HoldMail(context.Context, string) (control db.MailControl, first bool, err error) {
+	return mailOn(), false, nil
 }
 
 // begin puts a notice into the ledger, once, while the case is open; the

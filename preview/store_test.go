@@ -69,7 +69,7 @@ func TestTheLedgerAnswersAsTheRealOne(t *testing.T) {
 		now = now.Add(24 * time.Hour)
 		mail("after-1d", people[0].ContactID, 1) // another day
 		for range 2 {
-			given, err := s.HandToBackend(ctx, db.Notice{CaseID: "k1", Step: "after-2d", SessionOrdinal: 1, Channel: db.ChannelWebhook},
+			given, _, err := s.HandToBackend(ctx, db.Notice{CaseID: "k1", Step: "after-2d", SessionOrdinal: 1, Channel: db.ChannelWebhook},
 				[]string{people[0].ContactID, people[1].ContactID}, db.OutboxEvent{ID: "evt", Type: activities.NoticeDue, Payload: []byte(`{}`)}, now)
 			say(given, err)
 		}

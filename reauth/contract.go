@@ -32,7 +32,7 @@ const (
 	// SignalContactsChanged says that other people can be written to than
 	// before: somebody who has not heard of the case yet may hear now.
 	SignalContactsChanged = "contacts-changed"
-	// SignalNoticesReleased ends the holding of a case's first notice in a storm.
+	// SignalNoticesReleased ends what holds a case's notices.
 	SignalNoticesReleased = "notices-released"
 
 	StormWorkflowType = "StormWorkflow"
@@ -297,6 +297,8 @@ type Cancel struct {
 type Snooze struct {
 	Until time.Time `json:"until"`
 	By    string    `json:"by,omitempty"`
+	// Reason says why, for the timeline; it may be empty.
+	Reason string `json:"reason,omitempty"`
 }
 
 // StopNotices is the message of SignalStopNotices.
@@ -316,13 +318,23 @@ type ContactsChanged struct {
 	Reason string `json:"reason"`
 }
 
-// NoticesReleased is the message of SignalNoticesReleased: the case may write
-// to the customer from At on.
+// NoticesReleased is the message of SignalNoticesReleased: what has held the
+// case's notices lets them go from At on.
 type NoticesReleased struct {
-	StormID string    `json:"storm_id"`
+	// StormID names the storm that has held its first notice.
+	StormID string    `json:"storm_id,omitempty"`
 	At      time.Time `json:"at"`
 	// How says in words how the storm ended: "released by key ops-anna".
 	How string `json:"how,omitempty"`
+	// Mail lets go what a change of whether mail goes out has held: an earlier
+	// change than the one of this version.
+	Mail int64 `json:"mail,omitempty"`
+	// All lets go whatever holds the case's notices: a snooze, a storm, a stop of
+	// its notices, the ramp. Reason says why, for the timeline.
+	// By says who wanted it.
+	All    bool   `json:"all,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	By     string `json:"by,omitempty"`
 }
 
 // ReleaseStorm is the message of SignalReleaseStorm.
@@ -418,6 +430,10 @@ type Status struct {
 	// Entities counts those of a connection that has several; their names are
 	// no part of it.
 	Entities *EntityCount `json:"entities,omitempty"`
+	// Mail says how the case's last notice found things, where mail was not
+	// simply on: "shadow" (nobody was written to), "stopped" (it waits until mail
+	// is switched on again) or "ramp" (it waits for its turn).
+	Mail string `json:"mail,omitempty"`
 }
 
 // Result is what a ReauthWorkflow returns. It holds no secret and is never

@@ -60,10 +60,10 @@ type SeveralConnections struct {
 }
 
 func (s *server) anyReportRoutes(api huma.API) {
-	op := answers(operation("report-any", http.MethodPost, "/v1/reports", tagCases, "Report a stale connection by what you know of it",
+	op := answers(withinApplication(operation("report-any", http.MethodPost, "/v1/reports", tagCases, "Report a stale connection by what you know of it",
 		"As POST /v1/connections/{connection_id}/reauth, for a connection that is named by exactly one of `connection_id`, `token_fingerprint` (whose token it is or was) and `customer_id`. "+
 			"409 when the customer has several connections: the problem body lists them in `connections`, and nothing was reported; narrow it down, or report one of them by its connection_id.",
-		ScopeReports), http.StatusNotFound, http.StatusUnprocessableEntity)
+		ScopeReports)), http.StatusNotFound, http.StatusUnprocessableEntity)
 	op.DefaultStatus = http.StatusAccepted
 	op = also(op, http.StatusConflict, "The customer has several connections; nothing was reported.")
 	op.Responses["409"].Content = map[string]*huma.MediaType{
@@ -196,7 +196,11 @@ func (s *server) askProvider(ctx context.Context, b AnyReportBody) (string, erro
 	if !hasScope(ctx, ScopeConnections) {
 		return "", problem(http.StatusForbidden, "The API key lacks the scope "+ScopeConnections+", which ask_provider needs: it registers the connection that the provider names.")
 	}
-	application, name := cmp.Or(b.Application, reauth.DefaultApplication), strings.TrimSpace(b.CustomerName)
+	application, err := ownApplication(ctx, b.Application)
+	if err != nil {
+		return "", err
+	}
+	name := strings.TrimSpace(b.CustomerName)
 	asking, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
 	id, err := s.FindConnection(asking, application, b.CustomerID, name)
@@ -215,6 +219,8 @@ func (s *server) askProvider(ctx context.Context, b AnyReportBody) (string, erro
 		ConnectionID: id, Provider: reauth.Finch, Application: application, CustomerID: b.CustomerID, CustomerName: name,
 	})
 	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return "", notYours(http.MethodPut, id)
 	case err != nil:
 		return "", s.databaseDown(ctx, "registering a connection that the provider named", err)
 	case owner != "" && owner != b.CustomerID:

@@ -33,6 +33,7 @@ type CaseView struct {
 	NextNoticeAt     *time.Time `json:"next_notice_at" doc:"When the next step is due. People outside whose hours that is hear in their next permitted minute."`
 	NextStep         string     `json:"next_step,omitempty" doc:"The campaign's step that is due then, as in notices."`
 	HeldByStorm      bool       `json:"held_by_storm" doc:"Whether the first notice is held, because so many connections broke together that it may be the provider's fault."`
+	Mail             string     `json:"mail,omitempty" doc:"Whether its customer can be written to: on; shadow, in which nobody is; stopped, in which every step waits; or ramp, in which its first notice waits for its turn. Absent of a case that has ended."`
 	NoticesSent      int        `json:"notices_sent"`
 	LastClickAt      *time.Time `json:"last_click_at"`
 	Generation       int64      `json:"generation" doc:"The token generation that the case ended with."`
@@ -62,7 +63,7 @@ type NoticeView struct {
 	Step       string    `json:"step" doc:"The campaign's step, or what else asked for the notice."`
 	Recipient  string    `json:"recipient" doc:"The contact's ID, or operator."`
 	Channel    string    `json:"channel" enum:"mail,webhook,chat" doc:"webhook: your backend was asked to write."`
-	State      string    `json:"state" enum:"sending,sent,deferred,refused,unknown" doc:"sent: it was taken. deferred: it was not, and is tried again. refused: it was not, for good. unknown: nobody knows, so it is not tried again."`
+	State      string    `json:"state" enum:"sending,sent,deferred,refused,unknown,shadow" doc:"sent: it was taken. shadow: it would have been sent, if mail had not been in shadow. deferred: it was not, and is tried again. refused: it was not, for good. unknown: nobody knows, so it is not tried again."`
 	At         time.Time `json:"at" doc:"When it ended; while it is sending, when it began."`
 	WithOthers bool      `json:"with_others" doc:"Whether it went along in the mail about another of the recipient's connections."`
 	Detail     string    `json:"detail,omitempty" doc:"What the mail server said, say."`
@@ -89,6 +90,9 @@ type listCasesInput struct {
 	Phase    string `query:"phase" enum:"confirming,awaiting_customer,redeeming,verifying,blocked,closed" doc:"Only cases in this phase."`
 	Outcome  string `query:"outcome" enum:"recovered,healed,false_alarm,expired,cancelled,failed" doc:"Only cases with this outcome."`
 	Provider string `query:"provider" enum:"finch" doc:"Only cases of this provider."`
+
+	Application string `query:"application" maxLength:"64" doc:"Only cases of this application."`
+	System      string `query:"system" maxLength:"200" doc:"Only cases of connections to this employment system."`
 }
 
 func (s *server) caseRoutes(api huma.API) {
@@ -99,12 +103,12 @@ func (s *server) caseRoutes(api huma.API) {
 		ScopeReports, ScopeOperator)), s.listCases)
 }
 
-func viewOf(c db.Case) CaseView {
+func viewOf(c db.Case, mail db.MailControl) CaseView {
 	return CaseView{
 		CaseID: c.CaseID, ConnectionID: c.ConnectionID, CustomerName: c.CustomerName, Provider: string(c.Provider),
 		Application: c.Application, Source: string(c.Source), FinchCode: c.FinchCode, Reason: c.Reason,
 		Phase: string(c.Phase), Outcome: string(c.Outcome), SessionID: c.SessionID, SessionExpiresAt: c.SessionExpiresAt,
-		DeadlineAt: c.DeadlineAt, Campaign: c.Campaign, NextNoticeAt: c.NextNoticeAt, NextStep: c.NextStep, HeldByStorm: c.Held, NoticesSent: c.NoticesSent, LastClickAt: c.LastClickAt,
+		DeadlineAt: c.DeadlineAt, Campaign: c.Campaign, NextNoticeAt: c.NextNoticeAt, NextStep: c.NextStep, HeldByStorm: c.Held, Mail: mailOf(c, mail), NoticesSent: c.NoticesSent, LastClickAt: c.LastClickAt,
 		Generation: c.Generation, LastError: c.LastError, OpenedAt: c.OpenedAt, ClosedAt: c.ClosedAt,
 		WorkflowID: reauth.WorkflowID(c.ConnectionID),
 	}
@@ -122,7 +126,11 @@ func (s *server) getCase(ctx context.Context, in *ConnectionPath) (*struct{ Body
 	case err != nil:
 		return nil, s.databaseDown(ctx, "reading the newest case", err)
 	}
-	detail := CaseDetail{CaseView: viewOf(newest), Entities: c.Entities, Timeline: []EventView{}, Notices: []NoticeView{}}
+	mail, err := s.DB.Mail(ctx)
+	if err != nil {
+		return nil, s.databaseDown(ctx, "reading whether mail goes out", err)
+	}
+	detail := CaseDetail{CaseView: viewOf(newest, mail), Entities: c.Entities, Timeline: []EventView{}, Notices: []NoticeView{}}
 	if newest.Outcome == "" && newest.SessionID != "" {
 		detail.Session = &SessionView{ID: newest.SessionID, ConnectURL: newest.ConnectURL, ExpiresAt: newest.SessionExpiresAt}
 	}
@@ -175,7 +183,7 @@ func (s *server) linkOf(ctx context.Context, connectionID string) (string, error
 }
 
 func (s *server) listCases(ctx context.Context, in *listCasesInput) (*struct{ Body CaseList }, error) {
-	filter := db.CaseFilter{Phase: reauth.Phase(in.Phase), Outcome: reauth.Outcome(in.Outcome), Provider: reauth.Provider(in.Provider)}
+	filter := db.CaseFilter{Phase: reauth.Phase(in.Phase), Outcome: reauth.Outcome(in.Outcome), Provider: reauth.Provider(in.Provider), Application: in.Application, System: in.System}
 	cases, next, err := s.DB.Cases(ctx, filter, in.Cursor, in.Limit)
 	switch {
 	case errors.Is(err, db.ErrBadCursor):
@@ -183,9 +191,13 @@ func (s *server) listCases(ctx context.Context, in *listCasesInput) (*struct{ Bo
 	case err != nil:
 		return nil, s.databaseDown(ctx, "listing cases", err)
 	}
+	mail, err := s.DB.Mail(ctx)
+	if err != nil {
+		return nil, s.databaseDown(ctx, "reading whether mail goes out", err)
+	}
 	list := CaseList{Cases: make([]CaseView, 0, len(cases)), NextCursor: next}
 	for _, c := range cases {
-		list.Cases = append(list.Cases, viewOf(c))
+		list.Cases = append(list.Cases, viewOf(c, mail))
 	}
 	return &struct{ Body CaseList }{list}, nil
 }

@@ -2,6 +2,7 @@ package web
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -9,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/finch-reauth/reauth/reauth"
 )
 
 // docs shows the API's description as a page that needs nothing from
@@ -45,12 +48,30 @@ func (s *server) home(w http.ResponseWriter, r *http.Request) {
 	}
 	s.pages.write(w, r, http.StatusOK, "home.html", docsView{
 		Title: "reauth", Product: s.ProductName, Version: s.Version, UIURL: s.TemporalUIURL, OperatorURL: operators,
-		StyleURL: s.pages.assetURL("style.css"), IconURL: s.pages.assetURL("icon.svg"),
+		StyleURL: s.pages.assetURL("style.css"), IconURL: s.pages.assetURL("icon.svg"), Mail: s.mailBanner(r.Context()),
 	})
+}
+
+// mailBanner says that mail does not go out, where that is so.
+func (s *server) mailBanner(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	mail, err := s.DB.Mail(ctx)
+	switch {
+	case err != nil:
+		return ""
+	case mail.Mode == reauth.MailStopped:
+		return "Customer mail is stopped: nobody is written to until it is switched on again."
+	case mail.Mode == reauth.MailShadow:
+		return "Mail is in shadow: every case runs, and nobody is written to."
+	}
+	return ""
 }
 
 type docsView struct {
 	Title, Product, Version, BaseURL, UIURL, OperatorURL, StyleURL, IconURL string
+	// Mail says on the home page that mail does not go out.
+	Mail string
 
 	Intro  []docsText
 	Groups []docsGroup

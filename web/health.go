@@ -15,6 +15,9 @@ const readyTimeout = 3 * time.Second
 type Health struct {
 	Status string            `json:"status"`          // "ok" or "unavailable"
 	Parts  map[string]string `json:"parts,omitempty"` // by part, "ok" or "down"
+	// Mail says whether mail goes out: on, shadow or stopped. Stopped mail is no
+	// reason not to be ready.
+	Mail string `json:"mail,omitempty"`
 }
 
 // healthz tells that the process is up, and nothing more: restarting it would
@@ -43,6 +46,15 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 			}
 		})
 	}
+	all.Go(func() {
+		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+		defer cancel()
+		if mail, err := s.DB.Mail(ctx); err == nil { // that the database is down is said already
+			mu.Lock()
+			defer mu.Unlock()
+			health.Mail = string(mail.Mode)
+		}
+	})
 	all.Wait()
 	status := http.StatusOK
 	if health.Status != "ok" {

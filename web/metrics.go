@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -28,6 +29,7 @@ type metrics struct {
 	returns  metric.Int64Counter
 	holds    metric.Int64Counter
 	webhooks metric.Int64Counter
+	meter    metric.Meter
 	obedient metric.Int64Counter
 	// backlog is what was last seen to wait; nil until somebody has looked.
 	backlog atomic.Pointer[backlog]
@@ -45,7 +47,7 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		return nil, fmt.Errorf("exporting metrics: %w", err)
 	}
 	meter := sdk.NewMeterProvider(sdk.WithReader(exp)).Meter("github.com/finch-reauth/reauth/web")
-	m := &metrics{registry: registry}
+	m := &metrics{registry: registry, meter: meter}
 	if m.requests, err = meter.Float64Histogram("http.server.request.duration", metric.WithUnit("s"),
 		metric.WithDescription("How long HTTP requests took, by route and status."),
 		metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)); err != nil {
@@ -95,6 +97,50 @@ func (m *metrics) watchBacklog(meter metric.Meter) error {
 	}, waiting, oldest)
 	if err != nil {
 		return fmt.Errorf("observing a gauge: %w", err)
+	}
+	return nil
+}
+
+// watchMail shows whether mail goes out, as of each time that somebody looks.
+func (m *metrics) watchMail(database *db.DB) error {
+	mode, err := m.meter.Int64ObservableGauge("reauth.mail.mode", metric.WithDescription("Whether mail goes out: 1 for the mode that is set, 0 for the others."))
+	if err != nil {
+		return fmt.Errorf("making the gauge of mail: %w", err)
+	}
+	ramp, err := m.meter.Int64ObservableGauge("reauth.mail.ramp", metric.WithDescription("How many new customers may hear in an hour; 0 lets all of them."))
+	if err != nil {
+		return fmt.Errorf("making the gauge of the ramp: %w", err)
+	}
+	waiting, err := m.meter.Int64ObservableGauge("reauth.mail.waiting", metric.WithDescription("Cases that wait for mail to be switched on, or for their turn in the ramp."))
+	if err != nil {
+		return fmt.Errorf("making the gauge of what waits for mail: %w", err)
+	}
+	_, err = m.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+		defer cancel()
+		control, err := database.Mail(ctx)
+		if err != nil {
+			return nil // a scrape shows what there is
+		}
+		standing, err := database.MailStanding(ctx)
+		if err != nil {
+			return nil
+		}
+		for _, known := range reauth.MailModes() {
+			var is int64
+			if known == control.Mode {
+				is = 1
+			}
+			o.ObserveInt64(mode, is, metric.WithAttributes(attribute.String("mode", string(known))))
+		}
+		o.ObserveInt64(ramp, int64(control.Ramp))
+		for why, n := range map[string]int{"stopped": standing.Stopped, "ramp": standing.Ramp, "fixed": standing.Fixed} {
+			o.ObserveInt64(waiting, int64(n), metric.WithAttributes(attribute.String("why", why)))
+		}
+		return nil
+	}, mode, ramp, waiting)
+	if err != nil {
+		return fmt.Errorf("watching mail: %w", err)
 	}
 	return nil
 }

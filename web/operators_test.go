@@ -29,7 +29,6 @@ type identityProvider struct {
 	mu     sync.Mutex
 	claims map[string]any
 	asked  url.Values // of the last visit
-	nonce  string     // to answer with, where it is not the one that was asked for
 	signer *rsa.PrivateKey
 }
 

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -164,8 +165,10 @@ func (f *fixture) dump() map[string]string {
 // Two tenants: whatever a key of one does, nothing of the other is shown, changed
 // or told to anybody.
 func TestAForeignKeyAtEveryCall(t *testing.T) {
-	f := newFixture(t)
 	const theirs, storm = "theirs-1", "storm-1"
+	f := newFixture(t, func(c *Config) {
+		c.FindConnection = func(context.Context, string, string, string) (string, error) { return theirs, nil }
+	})
 	put := func(id, application, customer string) {
 		_, err := f.db.PutConnection(t.Context(), reauth.Connection{
 			ConnectionID: id, Provider: reauth.Finch, Application: application, CustomerName: customer, CustomerID: "cus-" + id,
@@ -189,7 +192,10 @@ func TestAForeignKeyAtEveryCall(t *testing.T) {
 
 	bodies := []any{nil, `{}`, map[string]any{"source": "manual"}, map[string]any{"reason": "x"}, map[string]any{"code": "code-Hush"},
 		map[string]any{"until": f.clock().Add(time.Hour)}, map[string]any{"email": "person@acme.example"}, map[string]any{"access_token": "token-theirs"},
-		map[string]any{"connection_id": theirs, "source": "manual"}, map[string]any{"customer_id": "cus-theirs-1", "source": "manual"}}
+		map[string]any{"connection_id": theirs, "source": "manual"}, map[string]any{"customer_id": "cus-theirs-1", "source": "manual"},
+		map[string]any{"customer_id": "cus-theirs-1", "source": "manual", "ask_provider": true, "customer_name": "Anybody"},
+		map[string]any{"customer_id": "cus-theirs-1", "source": "manual", "application": "acme"},
+		map[string]any{"token_fingerprint": reauth.Fingerprint("token-theirs"), "source": "manual"}}
 	before := f.dump()
 	for _, c := range f.calls() {
 		about := strings.Contains(c.path, "{connection_id}")
@@ -265,6 +271,7 @@ func TestALimitedKey(t *testing.T) {
 	f.api(200, "GET", "/v1/connections", nil, &list)
 	require.Len(t, list.Connections, 2, "a key without a limit sees all")
 	f.api(202, "POST", "/v1/connections/mine-1/reauth", map[string]any{"source": "manual"}, nil, key)
+	f.api(202, "POST", "/v1/reports", map[string]any{"source": "manual", "connection_id": "mine-1"}, nil, key)
 	var cases CaseList
 	f.open(connID, "case-acme", reauth.PhaseConfirming)
 	f.api(200, "GET", "/v1/cases", nil, &cases, key)

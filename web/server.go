@@ -60,6 +60,9 @@ func New(c Config) (*Service, error) {
 	if s.metrics, err = newMetrics(c.Registry); err != nil {
 		return nil, err
 	}
+	if err := s.metrics.watchMail(s.DB); err != nil {
+		return nil, err
+	}
 	api := s.newAPI()
 	s.routes(api)
 	return &Service{s}, nil
@@ -73,6 +76,8 @@ func (s *server) routes(api huma.API) {
 	s.caseRoutes(api)
 	s.steeringRoutes(api)
 	s.stormRoutes(api)
+	s.mailRoutes(api)
+	s.bulkRoutes(api)
 	s.embeddedRoutes(api)
 	s.tokenRoutes(api)
 	s.quarantineRoutes(api)

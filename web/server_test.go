@@ -65,10 +65,10 @@ func TestHealth(t *testing.T) {
 	f.api(200, "GET", "/healthz", nil, nil, noKey)
 	var h Health
 	f.api(200, "GET", "/readyz", nil, &h, noKey)
-	require.Equal(t, Health{Status: "ok", Parts: map[string]string{"database": "ok", "temporal": "ok"}}, h)
+	require.Equal(t, Health{Status: "ok", Parts: map[string]string{"database": "ok", "temporal": "ok"}, Mail: "on"}, h)
 	f.health = errDown
 	f.api(503, "GET", "/readyz", nil, &h, noKey)
-	require.Equal(t, Health{Status: "unavailable", Parts: map[string]string{"database": "ok", "temporal": "down"}}, h)
+	require.Equal(t, Health{Status: "unavailable", Parts: map[string]string{"database": "ok", "temporal": "down"}, Mail: "on"}, h)
 	f.dbDown()
 	f.api(503, "GET", "/readyz", nil, &h, noKey)
 	require.Equal(t, "down", h.Parts["database"])
@@ -224,6 +224,13 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/quarantine/{fingerprint}/disconnect":        {"post"},
 		"/v1/storms":                                     {"get"},
 		"/v1/storms/{storm_id}/release":                  {"post"},
+		"/v1/mail":                                       {"get", "put"},
+		"/v1/cases:cancel":                               {"post"},
+		"/v1/cases:snooze":                               {"post"},
+		"/v1/cases:stop":                                 {"post"},
+		"/v1/cases:release":                              {"post"},
+		"/v1/bulk":                                       {"get"},
+		"/v1/bulk/{bulk_id}":                             {"get"},
 	}
 	require.Len(t, api.Paths, len(want))
 	for path, methods := range want {

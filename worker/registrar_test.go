@@ -23,8 +23,8 @@ import (
 	"github.com/finch-reauth/reauth/starter"
 )
 
-// office is a registrar on a simulated Finch and a clock that the test turns.
-type office struct {
+// counter is a registrar on a simulated Finch and a clock that the test turns.
+type counter struct {
 	store
 	sim  *finchsim.Sim
 	acts *activities.Activities
@@ -34,13 +34,14 @@ type office struct {
 	now     time.Time
 	reports []reauth.Input
 	heard   func(reauth.Input) error
-	// seen counts questions by their priority.
-	seen map[finch.Priority]int
+	// seen counts questions by their priority, order says about which tokens.
+	seen  map[finch.Priority]int
+	order []string
 }
 
-func newOffice(t *testing.T) *office {
+func newCounter(t *testing.T) *counter {
 	t.Helper()
-	r := &office{store: newStore(t), now: time.Now().UTC().Add(time.Minute).Truncate(time.Minute), seen: map[finch.Priority]int{}}
+	r := &counter{store: newStore(t), now: time.Now().UTC().Add(time.Minute).Truncate(time.Minute), seen: map[finch.Priority]int{}}
 	keyset, err := secrets.Generate()
 	require.NoError(t, err)
 	r.keys, err = secrets.Load(keyset)
@@ -61,23 +62,24 @@ func newOffice(t *testing.T) *office {
 // counting counts the questions.
 type counting struct {
 	activities.Provider
-	r *office
+	r *counter
 }
 
 func (c counting) Inspect(ctx context.Context, access activities.Access) (activities.Inspection, error) {
 	c.r.mu.Lock()
 	c.r.seen[finch.PriorityOf(ctx)]++
+	c.r.order = append(c.r.order, reauth.Fingerprint(access.Token.Reveal()))
 	c.r.mu.Unlock()
 	return c.Provider.Inspect(ctx, access)
 }
 
-func (r *office) clock() time.Time {
+func (r *counter) clock() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.now
 }
 
-func (r *office) report(_ context.Context, in reauth.Input) error {
+func (r *counter) report(_ context.Context, in reauth.Input) error {
 	if r.heard != nil {
 		if err := r.heard(in); err != nil {
 			return err
@@ -87,13 +89,13 @@ func (r *office) report(_ context.Context, in reauth.Input) error {
 	return nil
 }
 
-func (r *office) registrar(pace int) *registrar {
+func (r *counter) registrar(pace int) *registrar {
 	return newRegistrar(r.DB, r.acts, r.report, pace, r.logger())
 }
 
 // steps lets a registrar work until nothing is due within an hour, and returns
 // how much time has passed.
-func (r *office) steps(t *testing.T, registrars ...*registrar) time.Duration {
+func (r *counter) steps(t *testing.T, registrars ...*registrar) time.Duration {
 	t.Helper()
 	began, last := r.clock(), r.clock()
 	for i := 0; r.clock().Sub(last) < time.Hour; i++ {
@@ -112,7 +114,7 @@ func (r *office) steps(t *testing.T, registrars ...*registrar) time.Duration {
 	return last.Sub(began)
 }
 
-func (r *office) asked() (n int) {
+func (r *counter) asked() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, m := range r.seen {
@@ -121,7 +123,7 @@ func (r *office) asked() (n int) {
 	return n
 }
 
-func (r *office) imported(t *testing.T, lines []string) {
+func (r *counter) imported(t *testing.T, lines []string) {
 	t.Helper()
 	importer := imports.Importer{Store: r.DB, Keys: r.keys, Now: r.clock}
 	_, err := importer.Import(t.Context(), imports.Job{ID: "one", Reports: true, Content: strings.NewReader(strings.Join(lines, "\n"))})
@@ -131,7 +133,7 @@ func (r *office) imported(t *testing.T, lines []string) {
 // An import with everything that can be in one, asked about by two workers, one
 // of which is killed again and again amid a question.
 func TestRegistrar(t *testing.T) {
-	r := newOffice(t)
+	r := newCounter(t)
 	var lines []string
 	line := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	want := map[string]string{} // the current token of each connection
@@ -209,7 +211,7 @@ func TestRegistrar(t *testing.T) {
 
 // A report that cannot be made is made later; one that is refused is not.
 func TestRegistrarReports(t *testing.T) {
-	r := newOffice(t)
+	r := newCounter(t)
 	c, token, err := r.sim.AddConnection(finchsim.NewConnection{})
 	require.NoError(t, err)
 	require.NoError(t, r.sim.Break(c.ID))
@@ -235,7 +237,7 @@ func TestRegistrarReports(t *testing.T) {
 
 // While the provider is down nobody else is asked either, and nothing is lost.
 func TestRegistrarPausesWithTheProvider(t *testing.T) {
-	r := newOffice(t)
+	r := newCounter(t)
 	var lines []string
 	for range 5 {
 		c, token, err := r.sim.AddConnection(finchsim.NewConnection{})
@@ -249,6 +251,7 @@ func TestRegistrarPausesWithTheProvider(t *testing.T) {
 	took := r.steps(t, r.registrar(60))
 	assert.GreaterOrEqual(t, took, 4*time.Minute)
 	assert.Equal(t, 7, r.asked())
+	assert.Equal(t, []string{r.order[0], r.order[0]}, r.order[1:3], "whoever waits for room keeps the place in the line")
 	p, err := r.ImportByID(t.Context(), "one")
 	require.NoError(t, err)
 	assert.Equal(t, int64(5), p.Adopted)

@@ -88,6 +88,8 @@ func RegisterWorkflows(r WorkflowRegistry) {
 	r.RegisterWorkflowWithOptions(workflows.FindConnectionWorkflow, workflow.RegisterOptions{Name: reauth.FindConnectionWorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.StormWorkflow, workflow.RegisterOptions{Name: reauth.StormWorkflowType})
 	r.RegisterWorkflowWithOptions(workflows.SweepWorkflow, workflow.RegisterOptions{Name: reauth.SweepWorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.MailWorkflow, workflow.RegisterOptions{Name: reauth.MailWorkflowType})
+	r.RegisterWorkflowWithOptions(workflows.BulkWorkflow, workflow.RegisterOptions{Name: reauth.BulkWorkflowType})
 }
 
 // Run works until ctx ends, and lets activities finish then.
@@ -114,6 +116,10 @@ func Run(ctx context.Context, c Config) error {
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer cancel(nil)
+	if c.DB != nil {
+		control := newControl(c.DB, starter.New(c.Temporal, starter.WithTaskQueue(c.TaskQueue)), c.Logger)
+		beside.Go(func() { control.run(ctx) })
+	}
 	if c.WebhookURL != "" {
 		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Outbound, c.Logger)
 		if err != nil {

@@ -35,14 +35,19 @@ type reauthCase struct {
 	holdSession time.Time             // no renewal before: the customer is in Connect
 	lastStep    *campaign.Step        // of those for the customer, the last that was due
 	released    map[string]*time.Time // storms that let the first notice go, and when
-	remindedAt  time.Time
-	reminders   int
-	handedOn    int
-	unheard     string // why the last notice reached nobody
-	tryAgains   int
-	problems    int
-	waiting     reauth.Phase // what the main story is doing
-	shown       reauth.Phase // what the search attribute says
+	// mailReleased is the last change of mail that let notices go, allReleased when
+	// an operator let everything go.
+	mailReleased reauth.NoticesReleased
+	allReleased  *time.Time
+	kept         []step // what was still to be sent when the notices were stopped
+	remindedAt   time.Time
+	reminders    int
+	handedOn     int
+	unheard      string // why the last notice reached nobody
+	tryAgains    int
+	problems     int
+	waiting      reauth.Phase // what the main story is doing
+	shown        reauth.Phase // what the search attribute says
 	// personIsHere: somebody is at the page, so no first notice is due.
 	personIsHere bool
 
@@ -103,10 +108,10 @@ func (c *reauthCase) beginSession(ctx workflow.Context, s *activities.Session, r
 	if first {
 		c.planSteps()
 	}
+	c.setWaiting(ctx, reauth.PhaseAwaitingCustomer) // before the record, which keeps the phase
 	if first && c.personIsHere {
 		c.record(ctx, "scheduled", "Somebody is at the page, so the first notice is left out.")
 	}
-	c.setWaiting(ctx, reauth.PhaseAwaitingCustomer)
 }
 
 // block records that only an operator can help, and tells the operator.

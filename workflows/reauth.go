@@ -114,7 +114,7 @@ func (c *reauthCase) confirm(ctx workflow.Context) {
 // notify sends one step's notices, unless access turns out to be back. Who must
 // not be written to now hears later.
 func (c *reauthCase) notify(ctx workflow.Context, s step) {
-	s.kind, s.held = c.kindOf(s), false
+	s.kind, s.held, s.waits, s.mail = c.kindOf(s), false, "", 0
 	if s.ordinal == 0 {
 		s.ordinal = c.session.Ordinal
 	}

@@ -31,7 +31,13 @@ type step struct {
 	handOn bool // it is only for those who have not heard of the case
 	moved  bool // somebody could not be told at its own minute
 	held   bool // a storm holds it, or held it
-	sent   int  // notices that have gone out already
+	// waits says that it waits for mail to be switched on again, or for its turn in
+	// the ramp (activities.NoticedStopped, NoticedRamp), since a time; mail is the
+	// version of the control that keeps it.
+	waits string
+	since time.Time
+	mail  int64
+	sent  int // notices that have gone out already
 	// ordinal is the session's when it was first tried; 0 before.
 	ordinal int
 }
@@ -44,11 +50,11 @@ func (s step) alike(other step) bool {
 
 // planSteps makes the case's steps of the campaign's dates.
 func (c *reauthCase) planSteps() {
-	if c.status.NoticesStopped {
-		return
-	}
 	for _, date := range c.plan.Dates(c.ref, c.session.ExpiresAt, c.personIsHere) {
 		c.steps = append(c.steps, step{Step: date.Step, at: date.At, due: date.At})
+	}
+	if c.status.NoticesStopped {
+		c.steps, c.kept = nil, c.steps
 	}
 }
 
@@ -89,17 +95,22 @@ func later(ctx workflow.Context, at time.Time) time.Time {
 // asked for anything.
 func (c *reauthCase) dropLate(ctx workflow.Context) {
 	if !c.deadline.IsZero() && !workflow.Now(ctx).Before(c.deadline) {
-		c.steps = nil
+		c.steps, c.kept = nil, nil
 	}
 }
 
 // putBack keeps a step for later, as the first of those that are due then.
 func (c *reauthCase) putBack(s step, at time.Time) {
+	s.at = at.UTC()
 	if c.status.NoticesStopped {
+		c.kept = append([]step{s}, c.kept...)
 		return
 	}
-	s.at = at.UTC()
 	c.steps = append([]step{s}, c.steps...)
+	c.sortSteps()
+}
+
+func (c *reauthCase) sortSteps() {
 	slices.SortStableFunc(c.steps, func(a, b step) int { return a.at.Compare(b.at) })
 }
 
@@ -164,7 +175,8 @@ func (c *reauthCase) askedStep(key string) step {
 // at once instead: it finds the new ones by itself.
 func (c *reauthCase) handOn(ctx workflow.Context) {
 	c.contactsChanged = false
-	if c.lastStep == nil || c.status.NoticesStopped || c.status.HeldByStorm || c.handedOn >= handOnAtMost {
+	if c.lastStep == nil || c.status.NoticesStopped || c.status.HeldByStorm || c.handedOn >= handOnAtMost ||
+		slices.ContainsFunc(c.steps, func(s step) bool { return s.waits != "" }) { // which finds the new ones by itself
 		return
 	}
 	c.handedOn++
@@ -189,34 +201,69 @@ func (c *reauthCase) stopNotices(ctx workflow.Context, m reauth.StopNotices) {
 	if c.status.NoticesStopped {
 		return
 	}
-	c.status.NoticesStopped, c.steps = true, nil
+	c.status.NoticesStopped, c.steps, c.kept = true, nil, c.steps
 	c.record(ctx, "notices_stopped", "Nobody is written to any more"+byWhom(", stopped by ", m.By)+": "+clip(m.Reason, 200))
 	c.show(ctx)
 }
 
-// release lets a notice go that a storm has held.
+// release lets notices go that were held: by a storm, by mail that was stopped,
+// for want of a turn in the ramp, or by whatever else.
 func (c *reauthCase) release(ctx workflow.Context, m reauth.NoticesReleased) {
-	if m.StormID == "" || c.released[m.StormID] != nil {
-		return
-	}
-	at := m.At.UTC()
-	c.released[m.StormID] = &at
-	if !slices.ContainsFunc(c.steps, func(s step) bool { return s.held }) {
-		return
-	}
-	c.status.HeldByStorm = false
-	c.lookedAt = time.Time{} // much may have happened since
-	for i := range c.steps {
-		if c.steps[i].held {
-			c.steps[i].at, c.steps[i].held = at, false
+	m.At = m.At.UTC()
+	switch {
+	case m.All:
+		c.releaseAll(ctx, m)
+	case m.Mail > c.mailReleased.Mail:
+		c.mailReleased = m
+		c.letGo(m.At, func(s step) bool { return s.waits != "" && s.mail < m.Mail })
+		c.show(ctx)
+	case m.StormID != "" && c.released[m.StormID] == nil:
+		c.released[m.StormID] = &m.At
+		if c.letGo(m.At, func(s step) bool { return s.held }) {
+			c.lookedAt = time.Time{} // much may have happened since
+			how := ""
+			if m.How != "" {
+				how = " (" + clip(m.How, 200) + ")"
+			}
+			c.record(ctx, "released", "The storm is over"+how+": the first notice may go out.")
+			c.show(ctx)
 		}
 	}
-	how := ""
-	if m.How != "" {
-		how = " (" + clip(m.How, 200) + ")"
+}
+
+// releaseAll lets go whatever holds the case's notices, but for mail that is
+// stopped: that is not about this case.
+func (c *reauthCase) releaseAll(ctx workflow.Context, m reauth.NoticesReleased) {
+	c.allReleased = &m.At
+	c.snoozed, c.status.SnoozedUntil = m.At, nil // each at its own time, lest all write at once
+	if c.status.NoticesStopped {
+		c.status.NoticesStopped, c.steps, c.kept = false, c.kept, nil
+		c.sortSteps()
+		c.dropLate(ctx)
 	}
-	c.record(ctx, "released", "The storm is over"+how+": the first notice may go out.")
+	c.letGo(m.At, func(s step) bool { return s.held || s.waits == activities.NoticedRamp })
+	why := ""
+	if m.Reason != "" {
+		why = ": " + clip(m.Reason, 200)
+	}
+	c.record(ctx, "released", "Nothing holds the notices any more"+byWhom(", released by ", m.By)+why)
 	c.show(ctx)
+}
+
+// letGo tries steps that were held when they may be tried, and reports whether
+// there were any.
+func (c *reauthCase) letGo(at time.Time, which func(step) bool) (any bool) {
+	for i := range c.steps {
+		if s := &c.steps[i]; which(*s) {
+			s.at, s.held, s.waits, s.mail, any = at, false, "", 0, true
+		}
+	}
+	c.sortSteps()
+	c.status.HeldByStorm = slices.ContainsFunc(c.steps, func(s step) bool { return s.held })
+	if any && c.status.Mail != activities.NoticedShadow {
+		c.status.Mail = ""
+	}
+	return any
 }
 
 // giveUp is what becomes of a step that could not be sent until the next one is
@@ -230,6 +277,7 @@ func (c *reauthCase) giveUp(ctx workflow.Context, s step) {
 
 // noted remembers what was wrong with a step's notices, or that it no longer is.
 func (c *reauthCase) noted(s step, out activities.Noticed) {
+	c.status.Mail = out.Mail
 	if out.Problem == "" && out.Sent > s.sent && c.unheard == c.status.LastError {
 		c.status.LastError, c.unheard = "", ""
 	}
@@ -242,22 +290,46 @@ func (c *reauthCase) noted(s step, out activities.Noticed) {
 // postpone keeps a step for those who could not be told now.
 func (c *reauthCase) postpone(ctx workflow.Context, s step, out activities.Noticed) {
 	at := later(ctx, *out.Later)
-	if out.Storm != "" {
-		if released := c.released[out.Storm]; released != nil { // while the activity was under way
-			at = later(ctx, *released)
-		} else {
-			s.held, c.status.HeldByStorm = true, true
-		}
+	switch released := c.whileUnderWay(out); {
+	case released != nil:
+		at = later(ctx, *released)
+	case out.Storm != "":
+		s.held, c.status.HeldByStorm = true, true
+	case out.Mail == activities.NoticedStopped, out.Mail == activities.NoticedRamp:
+		s.waits, s.mail, s.since = out.Mail, out.MailVersion, workflow.Now(ctx).UTC()
 	}
 	s.sent, s.moved = out.Sent, s.moved || out.Storm == ""
 	c.putBack(s, at)
 }
 
-// upcoming is the next step with its moment, or nil.
+// whileUnderWay is when a step may be tried that was let go while the activity was
+// under way that holds it, or nil.
+func (c *reauthCase) whileUnderWay(out activities.Noticed) *time.Time {
+	switch {
+	case out.Mail == activities.NoticedStopped || out.Mail == activities.NoticedRamp:
+		if out.MailVersion < c.mailReleased.Mail {
+			return &c.mailReleased.At
+		}
+		if out.Mail == activities.NoticedRamp {
+			return c.allReleased
+		}
+	case out.Storm != "" && c.allReleased != nil:
+		return c.allReleased
+	case out.Storm != "":
+		return c.released[out.Storm]
+	}
+	return nil
+}
+
+// upcoming is the next step with its moment, or nil. One that waits for mail has
+// been due since then.
 func (c *reauthCase) upcoming() *campaign.Date {
 	at := c.nextNoticeAt()
 	if at == nil {
 		return nil
+	}
+	if c.steps[0].waits == activities.NoticedStopped {
+		at = &c.steps[0].since
 	}
 	return &campaign.Date{Step: c.steps[0].Step, At: *at}
 }

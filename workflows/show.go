@@ -117,10 +117,22 @@ func (c *reauthCase) details() string {
 		lines = append(lines, fmt.Sprintf("- Connect session %d, until %s (renewals left: %d)", c.session.Ordinal, stamp(c.session.ExpiresAt), c.status.RenewalsLeft))
 	}
 	notices := fmt.Sprintf("- Notices sent: %d", c.status.NoticesSent)
-	if at := c.nextNoticeAt(); at != nil {
+	switch at := c.nextNoticeAt(); {
+	case at == nil:
+	case c.steps[0].waits == activities.NoticedStopped:
+		notices += ", the next once customer mail is switched on again"
+	default:
 		notices += ", the next on " + stamp(*at)
 	}
 	lines = append(lines, notices)
+	switch c.status.Mail {
+	case activities.NoticedShadow:
+		lines = append(lines, "- Mail is in shadow: nobody is written to, and the timeline says who would have been")
+	case activities.NoticedStopped:
+		lines = append(lines, "- **Customer mail is stopped**: the notice waits until it is switched on again")
+	case activities.NoticedRamp:
+		lines = append(lines, "- The first notice waits for its turn: only so many new customers hear in an hour")
+	}
 	if c.status.SnoozedUntil != nil {
 		lines = append(lines, "- Notices are held until "+stamp(*c.status.SnoozedUntil))
 	}
@@ -199,6 +211,9 @@ func codeTrouble(out activities.Redeemed) string {
 func (c *reauthCase) nextNotice() string {
 	if len(c.steps) == 0 {
 		return ""
+	}
+	if c.steps[0].waits == activities.NoticedStopped {
+		return "Customer mail is stopped: ask again, unless it is switched on or the customer comes back before"
 	}
 	return "Next notice (" + c.steps[0].Words() + "), unless the customer comes back"
 }

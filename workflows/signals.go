@@ -174,7 +174,10 @@ func (c *reauthCase) takeToken(ctx workflow.Context, m reauth.TokenMinted) {
 }
 
 func (c *reauthCase) snooze(ctx workflow.Context, m reauth.Snooze) {
-	until := m.Until
+	until, why := m.Until, "."
+	if m.Reason != "" {
+		why = ": " + clip(m.Reason, 200)
+	}
 	if until.IsZero() {
 		c.fault(ctx, reauth.SignalSnooze, `until must be a time, as "2026-12-24T08:00:00Z"`)
 		return
@@ -184,7 +187,7 @@ func (c *reauthCase) snooze(ctx workflow.Context, m reauth.Snooze) {
 	if until.After(workflow.Now(ctx)) {
 		c.status.SnoozedUntil = &c.snoozed
 	}
-	c.record(ctx, "snoozed", "Notices are held until "+stamp(c.snoozed)+byWhom(", asked for by ", m.By)+".")
+	c.record(ctx, "snoozed", "Notices are held until "+stamp(c.snoozed)+byWhom(", asked for by ", m.By)+why)
 	c.show(ctx)
 }
 

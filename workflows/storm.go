@@ -158,7 +158,7 @@ func (s *storm) end(ctx workflow.Context) error {
 // letGo lets the held cases go, one after the other.
 func (s *storm) letGo(ctx workflow.Context) error {
 	in := reauth.StormInput{StormID: s.status.StormID}
-	err := workflow.ExecuteActivity(lettingGo(ctx), acts.LetGo, in).Get(ctx, &s.let)
+	err := workflow.ExecuteActivity(lettingGo(ctx, "Let the held notices go, one after the other"), acts.LetGo, in).Get(ctx, &s.let)
 	s.status.Released = s.let.Cases
 	s.show(ctx)
 	return err
@@ -236,11 +236,11 @@ func (s *storm) checking(ctx workflow.Context) workflow.Context {
 	})
 }
 
-func lettingGo(ctx workflow.Context) workflow.Context {
+func lettingGo(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: time.Hour,
 		HeartbeatTimeout:    heartbeat,
 		RetryPolicy:         patience(time.Second, time.Minute),
-		Summary:             "Let the held notices go, one after the other",
+		Summary:             summary,
 	})
 }

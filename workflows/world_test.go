@@ -58,11 +58,14 @@ func newWorld(t *testing.T) *world {
 	w := &world{env: suite.NewTestWorkflowEnvironment()}
 	w.env.SetStartTime(opened)
 	w.env.SetStartWorkflowOptions(startAs(reauth.WorkflowID(connectionID)))
-	w.env.SetTestTimeout(30 * time.Second)
+	w.env.SetTestTimeout(time.Minute)
 	w.env.RegisterWorkflowWithOptions(workflows.ReauthWorkflow, workflow.RegisterOptions{Name: reauth.WorkflowType})
 	w.env.RegisterWorkflowWithOptions(workflows.RedeemWorkflow, workflow.RegisterOptions{Name: reauth.RedeemWorkflowType})
 	w.env.RegisterActivity(w)
-	w.env.SetWorkerOptions(worker.Options{Interceptors: []interceptor.WorkerInterceptor{&endless{}}})
+	w.env.SetWorkerOptions(worker.Options{
+		Interceptors:             []interceptor.WorkerInterceptor{&endless{}},
+		DeadlockDetectionTimeout: time.Minute, // a busy machine is no deadlock
+	})
 	return w
 }
 

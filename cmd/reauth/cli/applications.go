@@ -25,11 +25,11 @@ type applicationSettings struct {
 
 func checkApplications(value string) error {
 	_, err := applications.Load(value)
-	return oneLine(err)
+	return onOneLine(err)
 }
 
-// oneLine joins an error of several lines.
-func oneLine(err error) error {
+// onOneLine joins an error of several lines.
+func onOneLine(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -43,7 +43,7 @@ func (s applicationSettings) further() ([]applications.Application, error) {
 	}
 	list, err := applications.Load(s.Applications)
 	if err != nil {
-		return nil, malformed("REAUTH_APPLICATIONS", oneLine(err))
+		return nil, malformed("REAUTH_APPLICATIONS", onOneLine(err))
 	}
 	return list, nil
 }

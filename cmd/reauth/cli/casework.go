@@ -13,6 +13,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
@@ -88,6 +89,7 @@ func (c *startCommand) Run(ctx context.Context, s streams) error {
 
 type statusCommand struct {
 	clientKeySettings
+	Database     string `env:"DATABASE_URL" hidden:""`
 	ConnectionID string `arg:"" help:"The provider's connection_id."`
 	TaskQueue    string `env:"REAUTH_TASK_QUEUE" default:"reauth" help:"Temporal task queue."`
 	JSON         bool   `help:"Print JSON."`
@@ -112,10 +114,26 @@ func (c *statusCommand) Run(ctx context.Context, s streams) error {
 	case err != nil:
 		return fmt.Errorf("asking for the case's status (a worker must run to answer): %w", err)
 	}
+	if status.Outcome == "" && c.Database != "" {
+		if mode, err := mailMode(ctx, c.Database); err == nil && mode != reauth.MailOn {
+			status.Mail = string(mode) // the case itself knows how its last notice found things
+		}
+	}
 	if c.JSON {
 		return printJSON(s.out, status)
 	}
 	return printStatus(s.out, status)
+}
+
+// mailMode reads whether mail goes out, where there is a database to read it from.
+func mailMode(ctx context.Context, url string) (reauth.MailMode, error) {
+	database, err := db.Open(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	defer database.Close()
+	control, err := database.Mail(ctx)
+	return control.Mode, err
 }
 
 func printStatus(w io.Writer, status reauth.Status) error {
@@ -134,10 +152,18 @@ func printStatus(w io.Writer, status reauth.Status) error {
 	row("deadline", when(status.DeadlineAt))
 	row("next notice", when(status.NextNoticeAt))
 	row("snoozed until", when(status.SnoozedUntil))
+	row("mail", mailWords[status.Mail])
 	row("notices sent", fmt.Sprint(status.NoticesSent))
 	row("generation", fmt.Sprint(status.Generation))
 	row("last error", status.LastError)
 	return table.Flush()
+}
+
+// mailWords say how a case's last notice found mail, where it was not simply on.
+var mailWords = map[string]string{
+	"shadow":  "in shadow: nobody is written to",
+	"stopped": "STOPPED: every step waits until mail is switched on again",
+	"ramp":    "the first notice waits for its turn",
 }
 
 func when(t *time.Time) string {

@@ -38,6 +38,8 @@ type commandLine struct {
 	Import       importCommand       `cmd:"" help:"Register the connections that you have already, and hand in their tokens."`
 	Sweep        sweepCommand        `cmd:"" help:"Check connections that nobody has complained of, through Temporal."`
 	Preview      previewCommand      `cmd:"" help:"Show who would get what and when, before anybody gets it."`
+	Mail         mailCommand         `cmd:"" help:"Stop mail to customers, let it go, or let new customers hear slowly."`
+	Cases        casesCommand        `cmd:"" help:"List cases, and ask the same of many."`
 	Keys         keysCommand         `cmd:"" help:"Make keysets."`
 	Applications applicationsCommand `cmd:"" help:"List the applications (client credentials) that are configured."`
 	Quarantine   quarantineCommand   `cmd:"" help:"List, disconnect and forget tokens that were kept aside."`

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -73,6 +74,7 @@ type mailSettings struct {
 	SMTPURL       string `name:"smtp-url" env:"SMTP_URL" needed:"" hidden:"" help:"URL of the mail server."`
 	MailFrom      string `env:"REAUTH_MAIL_FROM" needed:"" placeholder:"MAILBOX" help:"Sender of the mails."`
 	OperatorEmail string `env:"REAUTH_OPERATOR_EMAIL" placeholder:"EMAIL" help:"Who is told what only an operator can mend."`
+	FirstMail     string `name:"mail" env:"REAUTH_MAIL" default:"on" placeholder:"MODE" help:"Whether mail goes out at first: on, shadow or stopped. Once set in the database, 'reauth mail' changes it."`
 }
 
 type caseSettings struct {
@@ -137,6 +139,7 @@ func rules() map[string]rule {
 		"SMTP_URL":                  {"the URL of a mail server", "smtp://USER:PASSWORD@smtp.example.com:587", checkSMTPURL},
 		"REAUTH_MAIL_FROM":          {"the sender of the mails, with or without a name", "Acme Insights <connections@example.com>", checkMailbox},
 		"REAUTH_OPERATOR_EMAIL":     {"an e-mail address", "operations@example.com", checkEmail},
+		"REAUTH_MAIL":               {"on, shadow or stopped", "shadow", checkMailMode},
 		"REAUTH_SESSION_MINUTES":    {fmt.Sprintf("a whole number of minutes from %d to %d", reauth.MinSessionMinutes, reauth.MaxSessionMinutes), "43200", checkNumber(reauth.MinSessionMinutes, reauth.MaxSessionMinutes)},
 		"REAUTH_SESSION_RENEWALS":   {fmt.Sprintf("a whole number from 0 to %d", reauth.MaxRenewals), "2", checkNumber(0, reauth.MaxRenewals)},
 		"REAUTH_REMINDERS":          {"durations with commas between them: after the opening of a case, or before its deadline where negative", "0s,2d,5d,9d,13d,-24h", checkReminders},
@@ -309,6 +312,13 @@ func checkWebhookSecret(value string) error {
 	encoded, prefixed := strings.CutPrefix(value, "whsec_")
 	secret, err := base64.StdEncoding.DecodeString(encoded)
 	if !prefixed || err != nil || len(secret) < 24 || len(secret) > 64 {
+		return errMalformed
+	}
+	return nil
+}
+
+func checkMailMode(value string) error {
+	if !slices.Contains(reauth.MailModes(), reauth.MailMode(value)) {
 		return errMalformed
 	}
 	return nil

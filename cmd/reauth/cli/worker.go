@@ -24,6 +24,8 @@ import (
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/campaign"
+	"github.com/finch-reauth/reauth/notify/chat"
+	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/worker"
@@ -116,6 +118,18 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	if err != nil {
 		return err
 	}
+	err = patiently(ctx, logger, "the database's tables", func(attempt context.Context) error {
+		return database.InitMail(attempt, reauth.MailMode(c.FirstMail), "the setting REAUTH_MAIL")
+	})
+	if err != nil {
+		return stopped(ctx, err)
+	}
+	var operators chat.Poster
+	if c.Chat != "" {
+		if operators, err = chat.New(c.Chat, c.guard()); err != nil {
+			return malformed("REAUTH_CHAT", err)
+		}
+	}
 
 	var temporal client.Client
 	err = patiently(ctx, logger, "Temporal", func(attempt context.Context) error {
@@ -146,6 +160,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 		Namespace:     options.Namespace,
 		Logger:        logger,
 	}
+	config.Activities.Chat = operators
 	if c.DevClock != "" {
 		fast, _ := clock.Parse(c.DevClock) // checked before
 		config.Clock = &fast
@@ -211,6 +226,7 @@ func (c *workerCommand) activities(database *db.DB, finchs map[string]activities
 		Cases:     cases,
 		Storms:    cases,
 		Finds:     cases,
+		Steer:     cases,
 		Settings: activities.Settings{
 			PublicURL:       c.PublicURL,
 			MailFrom:        c.MailFrom,
