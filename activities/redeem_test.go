@@ -127,6 +127,10 @@ func TestRedeemWithoutDatabase(t *testing.T) {
 	c := r.stale()
 	in := r.comeBack(c, finchsim.SameAccount)
 	r.closed()
+	_, err := run(r, r.acts.Redeem, in)
+	assert.Equal(t, "application_unclear", r.failure(err).Type(), "no code is brought with another application's credentials")
+	assert.Empty(t, r.asked(exchange))
+	in.RedirectURI = callback // which is that of one application alone
 	out := perform(r, r.acts.Redeem, in)
 	assert.Equal(t, reauth.CodeMinted, out.State)
 	token := r.opened(out.Minted)

@@ -430,7 +430,14 @@ func TestEveryRequestIsBounded(t *testing.T) {
 		if c.method == "GET" || c.method == "DELETE" {
 			continue
 		}
-		w := f.do(c.method, c.with(map[string]string{"connection_id": connID}), string(large), elsewhere())
+		path := c.with(map[string]string{"connection_id": connID})
+		largest, working := boundsOf(httptest.NewRequest(c.method, path, nil))
+		require.Positive(t, largest, "%s", c)
+		require.Positive(t, working, "%s", c)
+		if largest > maxBody {
+			continue // larger bodies are its business, and it says how large
+		}
+		w := f.do(c.method, path, string(large), elsewhere())
 		if strings.HasSuffix(c.path, "/remind") || strings.HasSuffix(c.path, "/session") || strings.HasSuffix(c.path, "/release") {
 			continue // they read no body
 		}
