@@ -59,6 +59,9 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 		if s.connection, err = a.DB.Connection(ctx, in.Case.ConnectionID); err != nil { // with what the look saw
 			return Noticed{}, err
 		}
+		if s.connection.Status == reauth.StatusRemoved {
+			return Noticed{Removed: true}, nil
+		}
 	}
 	if err := s.send(ctx); err != nil {
 		return Noticed{}, err

@@ -528,7 +528,7 @@ func TestWhatIsSealedHereIsSealedAnew(t *testing.T) {
 		})
 		require.NoError(t, err)
 		require.Empty(t, out.Failed, column.Table)
-		if column.Table != "held_codes" { // which package web fills
+		if column.Table != "held_codes" && column.Table != "staged_tokens" { // which web and imports fill
 			require.Positive(t, out.Done, column.Table)
 		}
 	}

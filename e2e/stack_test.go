@@ -177,7 +177,7 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 		s.options.settings(&settings)
 	}
 	s.acts = &activities.Activities{
-		DB: s.db, Keys: s.keys, Mail: smtp, Hand: s.starter, Cases: s.starter, Storms: s.starter, Settings: settings, Logger: s.logger(), Now: time.Now,
+		DB: s.db, Keys: s.keys, Mail: smtp, Hand: s.starter, Cases: s.starter, Storms: s.starter, Steer: s.starter, Finds: s.starter, Settings: settings, Logger: s.logger(), Now: time.Now,
 		Providers: providers,
 	}
 	handler, err := web.New(web.Config{
