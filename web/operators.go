@@ -199,6 +199,7 @@ type connectionView struct {
 	Timeline []lineRow
 	Notices  []noticeRow
 	Contacts []contactRow
+	Entities []fact // the companies of a connection that has several, and how each does
 	Act      string // where its forms post to
 }
 
@@ -227,6 +228,9 @@ func (s *server) connectionPage(w http.ResponseWriter, r *http.Request, who oper
 	v.Facts = []fact{{"Connection", c.ConnectionID}, {"System", c.System}, {"Status", string(c.Status)}, {"Application", c.Application}}
 	if c.CustomerID != "" {
 		v.Facts = append(v.Facts, fact{"Customer ID", c.CustomerID})
+	}
+	for _, e := range c.Entities {
+		v.Entities = append(v.Entities, fact{e.Called(), e.Status})
 	}
 	names := map[string]string{db.RecipientOperator: "operator"}
 	for _, p := range c.Contacts {
