@@ -36,17 +36,15 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 	ctx = finch.WithPriority(ctx, finch.PriorityVerify)
 	hash := reauth.CodeHash(in.Code)
 	if in.LookUp {
-		return a.lookUp(ctx, hash)
+		return a.lookUp(ctx, in, hash)
 	}
 	if minted, ok := a.mintedBefore(ctx, hash); ok {
-		minted.Application = in.Application
+		minted.Application = a.applicationOf(ctx, in)
 		return Redeemed{State: reauth.CodeMinted, Minted: minted}, nil
 	}
-	if in.Application == "" && in.Case != nil { // a case that begins with its code
-		if in.Application = a.applicationOf(ctx, in); in.Application == "" {
-			return Redeemed{}, temporal.NewApplicationError(
-				"nothing says yet whose credentials the code needs, since the database cannot be asked", "application_unclear")
-		}
+	if in.Application = a.applicationOf(ctx, in); in.Application == "" {
+		return Redeemed{}, temporal.NewApplicationError(
+			"nothing says yet whose credentials the code needs, since the database cannot be asked", "application_unclear")
 	}
 	unanswered := in.Unanswered || left(ctx, asked)
 	provider, err := a.provider(in.Application)
@@ -95,7 +93,7 @@ func (a *Activities) redeemBlocked(in RedeemInput, unanswered bool, problem stri
 }
 
 // lookUp is the last word on a dead code: the token it brought, if it did.
-func (a *Activities) lookUp(ctx context.Context, hash string) (Redeemed, error) {
+func (a *Activities) lookUp(ctx context.Context, in RedeemInput, hash string) (Redeemed, error) {
 	defer startPulse(ctx).end()
 	row, err := a.DB.Minted(ctx, hash)
 	switch {
@@ -106,6 +104,7 @@ func (a *Activities) lookUp(ctx context.Context, hash string) (Redeemed, error) 
 	}
 	return Redeemed{State: reauth.CodeMinted, Minted: &reauth.TokenMinted{
 		ConnectionID: row.ConnectionID, CodeHash: hash, Fingerprint: row.Fingerprint, Sealed: row.Sealed, MintedAt: row.MintedAt,
+		Application: a.applicationOf(ctx, in),
 	}}, nil
 }
 
@@ -129,7 +128,7 @@ func (a *Activities) keep(ctx context.Context, provider Provider, hash string, g
 	}
 	minted := &reauth.TokenMinted{
 		ConnectionID: connectionID, CodeHash: hash, Fingerprint: reauth.Fingerprint(grant.Token.Reveal()),
-		Sealed: sealed, MintedAt: now, Application: cmp.Or(application, reauth.DefaultApplication),
+		Sealed: sealed, MintedAt: now, Application: application,
 	}
 	a.besideDatabase(ctx, "a minted token could not be stored beside its code; Temporal has it", func(ctx context.Context) error {
 		return a.DB.PutMinted(ctx, hash, connectionID, minted.Fingerprint, sealed, now)
@@ -177,10 +176,14 @@ func (a *Activities) exchangeRedirect(in RedeemInput) string {
 	return a.redirectURI(reauth.Input{}, in.Application)
 }
 
-// applicationOf finds whose credentials a code needs, of which only the
-// connection is known. A code that is brought with another's is lost, so where
-// the database cannot be asked the redirect URI must say it; empty if it does not.
+// applicationOf is whose credentials a code needs. Of a case that begins with its
+// code, only the connection is known. A code that is brought with another's is
+// lost, so where the database cannot be asked the redirect URI must say it; empty
+// if it does not.
 func (a *Activities) applicationOf(ctx context.Context, in RedeemInput) (application string) {
+	if in.Application != "" || in.Case == nil {
+		return cmp.Or(in.Application, reauth.DefaultApplication)
+	}
 	a.besideDatabase(ctx, "the connection's application could not be read", func(ctx context.Context) error {
 		connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
 		if errors.Is(err, db.ErrNotFound) {
