@@ -43,7 +43,7 @@ func (o *oldRows) Retire(_ context.Context, r db.Retained, cutoff time.Time, lim
 // before it had deleted.
 func TestRetentionBatch(t *testing.T) {
 	now := time.Date(2026, 11, 2, 9, 0, 0, 0, time.UTC)
-	rows := &oldRows{left: map[string]int{"webhooks": 1234, "clicks": 3, "quarantined_tokens": 5, "connections": 45}, broken: map[string]error{"codes": errors.New("no")}}
+	rows := &oldRows{left: map[string]int{"webhooks": 1234, "clicks": 3, "outbox": 5, "connections": 45}, broken: map[string]error{"codes": errors.New("no")}}
 	a := &activities.Activities{DB: rows, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: func() time.Time { return now }}
 	run := func(keep reauth.Retention) (out activities.RetiredBatch, err error) {
 		var suite testsuite.WorkflowTestSuite
@@ -56,14 +56,14 @@ func TestRetentionBatch(t *testing.T) {
 		}
 		return out, err
 	}
-	out, err := run(reauth.Retention{"clicks": "30d"})
+	out, err := run(reauth.Retention{"clicks": "30d", "outbox": "keep"})
 	require.NoError(t, err)
 	assert.Equal(t, reauth.Deleted{"webhooks": 1234, "clicks": 13, "connections": 45}, out.Deleted)
 	assert.Equal(t, "no", out.Trouble)
 	assert.False(t, out.More)
 	assert.Equal(t, now.AddDate(0, 0, -30), rows.kept["clicks"])
 	assert.Equal(t, now.AddDate(0, 0, -400), rows.kept["cases"])
-	assert.Equal(t, 5, rows.left["quarantined_tokens"], "kept for good unless somebody chooses otherwise")
+	assert.Equal(t, 5, rows.left["outbox"], "kept for good")
 
 	rows.broken["webhooks"] = db.ErrUnavailable
 	_, err = run(nil)

@@ -54,6 +54,7 @@ func aboutConnections() []belongings {
 		{table: "case_events", of: theirs},
 		{table: "tokens", of: theirs},
 		{table: "cases", of: theirs},
+		{table: "entities", of: theirs},
 		{table: "contacts", of: theirs},
 	}
 }

@@ -57,8 +57,9 @@ func RetainedRows() []Retained {
 			old: `r.state = 'superseded' AND r.sealed IS NOT NULL AND r.adopted_at <= $1
   AND EXISTS (SELECT FROM tokens n WHERE n.connection_id = r.connection_id AND n.generation <> r.generation AND n.minted_at >= r.minted_at AND n.adopted_at <= $1)`},
 
-		{Kind: "quarantine", Table: "quarantined_tokens", by: "at",
-			old: `r.at <= $1`},
+		// One that was not erased yet is the only handle to what it made.
+		{Kind: "quarantine", Table: "quarantined_tokens", by: "ended_at",
+			old: `r.ended_at <= $1`},
 
 		{Kind: "outbox", Table: "outbox", by: "created_at",
 			old: `(r.delivered_at IS NOT NULL OR r.abandoned_at IS NOT NULL) AND r.created_at <= $1 AND coalesce(r.delivered_at, r.abandoned_at) <= $1`},

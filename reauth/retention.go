@@ -48,7 +48,7 @@ func RetainedKinds() []RetainedKind {
 		{"clicks", "clicks on links, but for those of open cases", 90 * day, day},
 		{"codes", "settled authorization codes and copies of tokens that are stored elsewhere", 90 * day, 7 * day},
 		{"tokens", "the sealed bytes of superseded tokens", 90 * day, day},
-		{"quarantine", "tokens in quarantine", 0, 30 * day},
+		{"quarantine", "what became of tokens in quarantine that were disconnected or forgotten", 400 * day, 30 * day},
 		{"outbox", "webhooks to the backend that were delivered or given up", 30 * day, day},
 		{"imports", "what imports have said of rows that are settled", 90 * day, day},
 		{"cases", "closed cases with their events and notices", 400 * day, 30 * day},

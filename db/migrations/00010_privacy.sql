@@ -12,7 +12,7 @@ CREATE INDEX codes_settled ON codes (settled_at) WHERE settled_at IS NOT NULL;
 CREATE INDEX held_codes_released ON held_codes (released_at) WHERE released_at IS NOT NULL;
 CREATE INDEX minted_by_age ON minted (minted_at);
 CREATE INDEX tokens_superseded ON tokens (adopted_at) WHERE state = 'superseded' AND sealed IS NOT NULL;
-CREATE INDEX quarantined_tokens_by_age ON quarantined_tokens (at);
+CREATE INDEX quarantined_tokens_ended ON quarantined_tokens (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX outbox_over ON outbox (created_at) WHERE delivered_at IS NOT NULL OR abandoned_at IS NOT NULL;
 CREATE INDEX staged_tokens_settled ON staged_tokens (asked_at) WHERE sealed IS NULL;
 CREATE INDEX contacts_blanked ON contacts (removed_at) WHERE removed_at IS NOT NULL;

@@ -98,10 +98,10 @@ func wouldGo(c privacy.Connection) string {
 		fmt.Fprintf(&text, "%s is open: it is told to end, and waited for\n", c.Open)
 	}
 	if n := c.Rows["quarantined_tokens"] + c.Rows["minted"]; n > 0 {
-		fmt.Fprintf(&text, "%d tokens in quarantine, or not adopted, go too: if what they made at the provider is not disconnected yet, nobody can do so afterwards\n", n)
+		fmt.Fprintf(&text, "%d tokens in quarantine, or not adopted, go too: if what they made at the provider is not disconnected yet, nobody can do so afterwards (`reauth quarantine list` shows them)\n", n)
 	}
 	if c.Rows["tokens"] > 0 {
-		fmt.Fprintln(&text, "the connection at the provider stays as it is: disconnect it there first, with its current token")
+		fmt.Fprintln(&text, "the connection at the provider stays as it is: to disconnect it, DELETE it over HTTP with ?disconnect=true first")
 	}
 	return text.String()
 }
