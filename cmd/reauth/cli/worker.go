@@ -90,6 +90,10 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	if err != nil {
 		return err
 	}
+	backends, err := receivers(further, c.WebhookURL)
+	if err != nil {
+		return err
+	}
 	var meter metric.Meter = noop.Meter{}
 	if c.MetricsAddr != "" {
 		counting, stop, err := c.serveMetrics(&options, logger)
@@ -154,6 +158,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 		TaskQueue:     c.TaskQueue,
 		WebhookURL:    c.WebhookURL,
 		WebhookSecret: c.WebhookSecret,
+		Receivers:     backends,
 		Chat:          c.Chat,
 		ImportPace:    c.pace(),
 		Outbound:      c.guard(),
