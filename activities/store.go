@@ -95,4 +95,7 @@ type Store interface {
 	SampleHeld(ctx context.Context, stormID string, round, n int) (connectionIDs []string, err error)
 	HeldCases(ctx context.Context, stormID, after string, limit int) ([]db.Case, error)
 	EndStorm(ctx context.Context, id, how string, at time.Time) (first bool, err error)
+
+	// What has been kept for long enough.
+	Retire(ctx context.Context, r db.Retained, cutoff time.Time, limit int) (n int, err error)
 }

@@ -21,6 +21,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrRemoved: the connection was removed with us.
 	ErrRemoved = errors.New("the connection was removed")
+	// ErrConnected: the connection was not removed, which it must be first.
+	ErrConnected = errors.New("the connection was not removed")
 	// ErrBadCursor: the cursor is not one that this list returned.
 	ErrBadCursor = errors.New("malformed cursor")
 	// ErrForeignToken: the token is stored as another connection's.

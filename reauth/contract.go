@@ -88,7 +88,10 @@ func WorkflowID(connectionID string) string { return workflowIDPrefix + connecti
 
 // RedeemWorkflowID is the ID of the workflow that redeems a code whose
 // connection is not known. It holds a hash, never the code.
-func RedeemWorkflowID(code string) string { return redeemWorkflowIDPrefix + CodeHash(code) }
+func RedeemWorkflowID(code string) string { return RedeemWorkflowIDOf(CodeHash(code)) }
+
+// RedeemWorkflowIDOf is RedeemWorkflowID by the code's CodeHash.
+func RedeemWorkflowIDOf(codeHash string) string { return redeemWorkflowIDPrefix + codeHash }
 
 // StormWorkflowID is the ID of the workflow that watches a storm.
 func StormWorkflowID(stormID string) string { return stormWorkflowIDPrefix + stormID }

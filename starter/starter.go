@@ -39,6 +39,7 @@ var (
 type Starter struct {
 	client    client.Client
 	taskQueue string
+	namespace string
 }
 
 // Option changes a Starter.
@@ -52,7 +53,7 @@ func WithTaskQueue(name string) Option {
 
 // New returns a Starter on a client, which remains the caller's to close.
 func New(c client.Client, options ...Option) *Starter {
-	s := &Starter{client: c, taskQueue: reauth.TaskQueue}
+	s := &Starter{client: c, taskQueue: reauth.TaskQueue, namespace: client.DefaultNamespace}
 	for _, option := range options {
 		option(s)
 	}
@@ -283,8 +284,7 @@ func (s *Starter) signal(ctx context.Context, connectionID, name string, message
 }
 
 func noOpenCase(err error) error {
-	var notFound *serviceerror.NotFound
-	if errors.As(err, &notFound) {
+	if isNotFound(err) {
 		return fmt.Errorf("%w: %w", ErrNoOpenCase, err)
 	}
 	return err

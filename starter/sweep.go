@@ -24,7 +24,7 @@ func (s *Starter) AccessBack(ctx context.Context, connectionID string) error {
 	return unlessNoCase(s.Restored(ctx, connectionID))
 }
 
-// Sweeping is a sweep that runs.
+// Sweeping is a sweep, or a retention, that runs.
 type Sweeping struct {
 	WorkflowID, RunID string
 	// Started is false where it ran already.
@@ -36,22 +36,38 @@ func (s *Starter) Sweep(ctx context.Context, workflowID string, in reauth.SweepI
 	if err := in.Check(); err != nil {
 		return Sweeping{}, fmt.Errorf("start a sweep: %w: %w", ErrRefused, err)
 	}
+	return s.begin(ctx, "start a sweep", workflowID, SweepSummary, reauth.SweepWorkflowType, in)
+}
+
+// Retain starts the deleting of what has been kept for long enough, under a
+// workflow ID, or joins what runs under it.
+func (s *Starter) Retain(ctx context.Context, workflowID string, in reauth.RetentionInput) (Sweeping, error) {
+	if err := in.Keep.Check(); err != nil {
+		return Sweeping{}, fmt.Errorf("start the retention: %w: %w", ErrRefused, err)
+	}
+	return s.begin(ctx, "start the retention", workflowID, RetentionSummary, reauth.RetentionWorkflowType, in)
+}
+
+func (s *Starter) begin(ctx context.Context, doing, workflowID, summary, workflowType string, in any) (Sweeping, error) {
 	run, err := s.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID:                                       workflowID,
 		TaskQueue:                                s.taskQueue,
 		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
 		WorkflowExecutionErrorWhenAlreadyStarted: true,
-		StaticSummary:                            SweepSummary,
-	}, reauth.SweepWorkflowType, in)
+		StaticSummary:                            summary,
+	}, workflowType, in)
 	var running *serviceerror.WorkflowExecutionAlreadyStarted
 	switch {
 	case errors.As(err, &running):
 		return Sweeping{WorkflowID: workflowID, RunID: cmp.Or(running.FirstExecutionRunId, running.RunId)}, nil
 	case err != nil:
-		return Sweeping{}, fmt.Errorf("start a sweep: %w", err)
+		return Sweeping{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	return Sweeping{WorkflowID: workflowID, RunID: run.GetRunID(), Started: true}, nil
 }
 
-// SweepSummary is what the web UI calls a sweep.
-const SweepSummary = "Sweep: check connections that nobody has complained of"
+// What the web UI calls a sweep, and a retention.
+const (
+	SweepSummary     = "Sweep: check connections that nobody has complained of"
+	RetentionSummary = "Retention: delete what has been kept for long enough"
+)

@@ -47,6 +47,7 @@ func TestAPIKeys(t *testing.T) {
 		{"reports cannot cancel", "Bearer key-Hush-reports", "POST", path + "/reauth/cancel", 403, ""},
 		{"connections cannot stop notices", "Bearer key-Hush-connections", "POST", path + "/reauth/stop", 403, ""},
 		{"reports cannot report bounces", "Bearer key-Hush-reports", "POST", "/v1/contacts/bounce", 403, `Bearer realm="reauth", error="insufficient_scope", scope="connections:write operator"`},
+		{"reports cannot forget", "Bearer key-Hush-reports", "POST", "/v1/contacts/forget", 403, ""},
 		{"reports cannot restore", "Bearer key-Hush-reports", "POST", "/v1/contacts/restore", 403, ""},
 		{"connections cannot report", "Bearer key-Hush-connections", "POST", path + "/reauth", 403, ""},
 		{"connections can remove", "Bearer key-Hush-connections", "DELETE", path, 204, ""},

@@ -26,6 +26,21 @@ type RestoreBody struct {
 	Email string `json:"email" maxLength:"254" doc:"The address, in upper or lower case." example:"ada@acme.example"`
 }
 
+// ForgetBody is an address that is to be forgotten.
+type ForgetBody struct {
+	Email      string `json:"email" maxLength:"254" doc:"The address, in upper or lower case." example:"ada@acme.example"`
+	AlsoOptOut bool   `json:"also_opt_out,omitempty" doc:"Forget too that nobody is to write to the address: whoever registers it again has it written to."`
+}
+
+// Forgotten says what became of it. It never repeats the address.
+type Forgotten struct {
+	Contacts         int    `json:"contacts" doc:"How many connections' contacts were blanked."`
+	Past             int    `json:"past" doc:"Of how many who had left their connection a hash was deleted."`
+	Cases            int    `json:"cases" doc:"How many open cases have lost a contact by it, and hear of it."`
+	Unreachable      string `json:"unreachable,omitempty" enum:"bounce,complaint,opt_out" doc:"Why nobody is to write to the address, which stays known by its hash."`
+	SealedImportRows int    `json:"sealed_import_rows" doc:"How many rows of imports wait with their contacts sealed, so that nobody can look among them: repeat the call when there are none."`
+}
+
 // Reach says whether an address may be written to.
 type Reach struct {
 	Unreachable bool   `json:"unreachable"`
@@ -36,6 +51,10 @@ type Reach struct {
 type bounceInput struct{ Body BounceBody }
 
 type restoreInput struct{ Body RestoreBody }
+
+type forgetInput struct{ Body ForgetBody }
+
+type forgottenOutput struct{ Body Forgotten }
 
 type reachOutput struct{ Body Reach }
 
@@ -49,6 +68,8 @@ func (s *server) reachRoutes(api huma.API) {
 		"For what your mail service tells you of an address: a permanent bounce, a complaint, an opt-out. We never write to it again, whoever's contact it is or becomes, and whatever the connection. In every open case that has it among its contacts the next person takes over at once, or the operator hears when nobody is left. A case that cannot be told just now finds out at its next step."), s.bounce)
 	huma.Register(api, register("restore", "/v1/contacts/restore", "Write to an address again",
 		"Takes back what made an address unreachable, and that its owner said they are not the right person for a connection."), s.restore)
+	huma.Register(api, register("forget-contact", "/v1/contacts/forget", "Forget a person",
+		"Blanks the address, the name and the rest of it wherever it is a contact's, and lets its links go dead. Open cases go on with the next person. That nobody is to write to the address stays known by its hash. Take the address out of your own records first: a backend that registers it again brings it back."), s.forgetContact)
 }
 
 const wantEmail = `must be an e-mail address alone, as "ada@acme.example"`
@@ -86,6 +107,21 @@ func (s *server) restore(ctx context.Context, in *restoreInput) (*reachOutput, e
 		s.contactsChanged(ctx, cases, "A contact may be written to again.")
 	}
 	return &reachOutput{Reach{Cases: len(cases)}}, nil
+}
+
+func (s *server) forgetContact(ctx context.Context, in *forgetInput) (*forgottenOutput, error) {
+	if !register.ValidEmail(in.Body.Email) {
+		return nil, fieldProblem("body.email", wantEmail)
+	}
+	f, err := s.DB.ForgetContact(ctx, in.Body.Email, in.Body.AlsoOptOut)
+	// Also where it broke off: those of whom this is said are forgotten.
+	s.contactsChanged(ctx, f.Cases, "A contact was forgotten.")
+	if err != nil {
+		return nil, s.databaseDown(ctx, "forgetting a contact", err)
+	}
+	return &forgottenOutput{Forgotten{
+		Contacts: f.Contacts, Past: f.Past, Cases: len(f.Cases), Unreachable: string(f.Unreachable), SealedImportRows: f.Sealed,
+	}}, nil
 }
 
 // contactsChanged lets open cases know that others can be written to than

@@ -168,3 +168,31 @@ func TestBounceWithoutDatabase(t *testing.T) {
 	require.ErrorContains(t, err, "The database cannot be reached")
 	require.Empty(t, f.temporal.signals)
 }
+
+// A person is forgotten in every connection; open cases hear of it, and an opt-out stays.
+func TestForgetContact(t *testing.T) {
+	const forgetURL = "/v1/contacts/forget"
+	f := newFixture(t)
+	f.ready("conn-0")
+	f.ready("conn-1")
+	f.close("case-conn-1", reauth.OutcomeExpired, "")
+	f.api(200, "POST", bounceURL, map[string]any{"email": email, "kind": "opt_out"}, nil)
+	f.temporal.signals, f.temporal.changes = nil, nil
+
+	var out Forgotten
+	w := f.api(200, "POST", forgetURL, map[string]any{"email": strings.ToUpper(email)}, &out)
+	f.checkHidden("answer", w.Body.String())
+	require.Equal(t, Forgotten{Contacts: 2, Cases: 1, Unreachable: "opt_out"}, out)
+	require.Equal(t, []string{"contacts conn-0"}, f.temporal.signals)
+	require.Equal(t, []reauth.ContactsChanged{{Reason: "A contact was forgotten."}}, f.temporal.changes)
+	for _, id := range []string{"conn-0", "conn-1"} {
+		c, err := f.db.Connection(t.Context(), id)
+		require.NoError(t, err)
+		for _, contact := range c.Contacts {
+			require.NotEqual(t, email, contact.Email)
+		}
+	}
+
+	f.api(200, "POST", forgetURL, map[string]any{"email": email, "also_opt_out": true}, &out)
+	require.Equal(t, Forgotten{}, out, "once more finds nothing, and the opt-out is forgotten now")
+}

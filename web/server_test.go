@@ -211,6 +211,7 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/connections/{connection_id}/reauth/stop":    {"post"},
 		"/v1/contacts/bounce":                            {"post"},
 		"/v1/contacts/restore":                           {"post"},
+		"/v1/contacts/forget":                            {"post"},
 		"/v1/connections/{connection_id}/reauth/session": {"post"},
 		"/v1/connections/{connection_id}/token":          {"get"},
 		importPath:                                       {"post"},
@@ -281,7 +282,7 @@ func TestDocs(t *testing.T) {
 	}
 	report := exampleOf(api.OpenAPI(), api.OpenAPI().Paths["/v1/connections/{connection_id}/reauth"].Post.RequestBody.Content["application/json"].Schema)
 	f.api(202, "POST", reportURL, report, nil)
-	for _, path := range []string{"/v1/contacts/bounce", "/v1/contacts/restore"} {
+	for _, path := range []string{"/v1/contacts/bounce", "/v1/contacts/restore", "/v1/contacts/forget"} {
 		body := exampleOf(api.OpenAPI(), api.OpenAPI().Paths[path].Post.RequestBody.Content["application/json"].Schema)
 		f.api(200, "POST", path, body, nil)
 	}

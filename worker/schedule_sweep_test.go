@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
@@ -45,6 +46,28 @@ func TestScheduleSweep(t *testing.T) {
 	assert.True(t, described.Schedule.State.Paused, "it stays paused")
 
 	require.NoError(t, ScheduleSweep(ctx, c, "queue", 0))
+	_, err = handle.Describe(ctx)
+	var notFound *serviceerror.NotFound
+	require.ErrorAs(t, err, &notFound)
+}
+
+// Retention is scheduled like sweeps, and ended where it is off.
+func TestScheduleRetention(t *testing.T) {
+	c := server(t, &logs{})
+	ctx := t.Context()
+	keep, on, err := reauth.ParseRetention("clicks=30d")
+	require.NoError(t, err)
+	for range 2 {
+		require.NoError(t, ScheduleRetention(ctx, c, "queue", keep, on))
+	}
+	handle := c.ScheduleClient().GetHandle(ctx, reauth.RetentionScheduleID)
+	described, err := handle.Describe(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, 24*time.Hour, described.Schedule.Spec.Intervals[0].Every)
+	assert.Equal(t, enumspb.SCHEDULE_OVERLAP_POLICY_SKIP, described.Schedule.Policy.Overlap)
+	assert.Equal(t, reauth.RetentionWorkflowType, described.Schedule.Action.(*client.ScheduleWorkflowAction).Workflow)
+
+	require.NoError(t, ScheduleRetention(ctx, c, "queue", nil, false))
 	_, err = handle.Describe(ctx)
 	var notFound *serviceerror.NotFound
 	require.ErrorAs(t, err, &notFound)

@@ -22,24 +22,28 @@ import (
 // dial connects to Temporal for one call of a person, who wants to hear at
 // once if it cannot be reached.
 func dial(ctx context.Context, keyset string) (client.Client, error) {
+	c, _, err := dialNamespace(ctx, keyset)
+	return c, err
+}
+
+// dialNamespace is dial that tells the namespace, too.
+func dialNamespace(ctx context.Context, keyset string) (c client.Client, namespace string, err error) {
 	var keys *secrets.Keys
 	if keyset != "" {
-		var err error
 		if keys, err = secrets.Load(keyset, keyServices()...); err != nil {
-			return nil, malformed("REAUTH_KEYSET", err)
+			return nil, "", malformed("REAUTH_KEYSET", err)
 		}
 	}
 	options, err := temporalOptions(keys, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	c, err := client.DialContext(ctx, options)
-	if err != nil {
-		return nil, fmt.Errorf("reaching Temporal at %s (TEMPORAL_ADDRESS names another one): %w", options.HostPort, err)
+	if c, err = client.DialContext(ctx, options); err != nil {
+		return nil, "", fmt.Errorf("reaching Temporal at %s (TEMPORAL_ADDRESS names another one): %w", options.HostPort, err)
 	}
-	return c, nil
+	return c, options.Namespace, nil
 }
 
 type startCommand struct {

@@ -37,6 +37,8 @@ type commandLine struct {
 	Status       statusCommand       `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
 	Import       importCommand       `cmd:"" help:"Register the connections that you have already, and hand in their tokens."`
 	Sweep        sweepCommand        `cmd:"" help:"Check connections that nobody has complained of, through Temporal."`
+	Retention    retentionCommand    `cmd:"" help:"Delete what has been kept for long enough, through Temporal."`
+	Forget       forgetCommand       `cmd:"" help:"Forget a connection or a person for good."`
 	Preview      previewCommand      `cmd:"" help:"Show who would get what and when, before anybody gets it."`
 	Mail         mailCommand         `cmd:"" help:"Stop mail to customers, let it go, or let new customers hear slowly."`
 	Cases        casesCommand        `cmd:"" help:"List cases, and ask the same of many."`

@@ -127,6 +127,7 @@ func rules() map[string]rule {
 		"REAUTH_APPLICATIONS":       {"a YAML file with applications beside the default one", "/etc/reauth/applications.yaml", checkApplications},
 		"REAUTH_FINCH_LIMIT":        {"off, or a number of calls in a time, for every endpoint and with NAME= before it for one", "20/1m introspect=40/1m ip=1000/5m", checkFinchLimit},
 		"REAUTH_SWEEP":              {"off, or how often each connection is checked, from 1m to 720h", "24h", checkSweep},
+		"REAUTH_RETENTION":          {"on, off, or times in days for any of the kinds of data, KIND=TIME with spaces between them", "webhooks=30d clicks=90d tokens=keep", checkRetention},
 		"REAUTH_HTTP_ADDR":          {"an address to listen on, HOST:PORT or :PORT", ":8080", checkAddr},
 		"REAUTH_BOOTSTRAP_API_KEY":  {"at least 20 printable characters without spaces, as random as a password", "reauth_XXXXXXXXXXXXXXXXXXXXXXXX", checkAPIKey},
 		"REAUTH_CODEC_ORIGINS":      {"origins, SCHEME://HOST or SCHEME://HOST:PORT, with commas between them", "https://temporal.example.com", checkOrigins},

@@ -43,6 +43,7 @@ type workerCommand struct {
 	applicationSettings
 	finchLimitSettings
 	sweepSettings
+	retentionSettings
 	mailSettings
 	caseSettings
 	campaignSettings
@@ -182,15 +183,24 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	}
 	var scheduling sync.WaitGroup
 	defer scheduling.Wait()
-	scheduling.Go(func() {
-		_ = patiently(ctx, logger, "the schedule of sweeps", func(attempt context.Context) error {
-			err := worker.ScheduleSweep(attempt, temporal, c.TaskQueue, every)
-			if err != nil && notPermitted(err) {
-				logger.Warn("Temporal does not let us schedule sweeps; run `reauth sweep` from elsewhere", "error", err.Error())
-				return nil
-			}
-			return err
+	schedules := func(of, instead string, schedule func(context.Context) error) {
+		scheduling.Go(func() {
+			_ = patiently(ctx, logger, "the schedule of "+of, func(attempt context.Context) error {
+				err := schedule(attempt)
+				if err != nil && notPermitted(err) {
+					logger.Warn("Temporal does not let us schedule "+of+"; run `"+instead+"` from elsewhere", "error", err.Error())
+					return nil
+				}
+				return err
+			})
 		})
+	}
+	schedules("sweeps", "reauth sweep", func(attempt context.Context) error {
+		return worker.ScheduleSweep(attempt, temporal, c.TaskQueue, every)
+	})
+	keep, retains := c.keep()
+	schedules("retention", "reauth retention", func(attempt context.Context) error {
+		return worker.ScheduleRetention(attempt, temporal, c.TaskQueue, keep, retains)
 	})
 	for {
 		err := worker.Run(ctx, config)
