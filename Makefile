@@ -7,6 +7,7 @@ SHELL := bash
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
 FUZZTIME ?= 20s
+FUZZERS ?= 2
 # Arguments for the program, as in: make dev ARGS='--ports auto'
 ARGS ?=
 
@@ -77,9 +78,5 @@ import: ## import 100,000 rows with crashes in between, and measure it
 	REAUTH_IMPORT_ROWS=100000 go test -count=1 -timeout 20m -v ./imports ./cmd/reauth -run 'ManyRows'
 
 .PHONY: fuzz
-fuzz: ## run each fuzz test for FUZZTIME (20s)
-	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
-		for name in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' "$$file" | cut -d' ' -f2); do \
-			echo "$$name in $$(dirname "$$file")"; \
-			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
-		done; done
+fuzz: ## run each fuzz test for FUZZTIME (20s), FUZZERS (2) at once
+	@.ci/fuzz $(FUZZTIME) $(FUZZERS)
