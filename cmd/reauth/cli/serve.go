@@ -43,6 +43,9 @@ type serveCommand struct {
 
 func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 	logger := c.logger(s.err)
+	if err := c.checkOpen(); err != nil {
+		return err
+	}
 	keys, err := c.keys()
 	if err != nil {
 		return err
@@ -136,6 +139,18 @@ func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 	}
 	logger.Info("stopping")
 	return shutDown(server)
+}
+
+// checkOpen refuses what is open without a key where others can reach it.
+func (c *serveCommand) checkOpen() error {
+	for _, open := range []struct{ name, value, scope string }{
+		{"REAUTH_CODEC_OPEN", c.CodecOpen, web.ScopeCodec}, {"REAUTH_METRICS_OPEN", c.MetricsOpen, web.ScopeMetrics},
+	} {
+		if isTrue(open.value) && !web.LocalURL(c.PublicURL) {
+			return settingError{open.name, "is true, but REAUTH_PUBLIC_URL is not an address of this machine alone", "false, and an API key with the scope " + open.scope, "false"}
+		}
+	}
+	return nil
 }
 
 // jobs asks what became of a job, in the application that the service is for.
