@@ -258,6 +258,8 @@ func (s *starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// the browser must keep it and try again.
 		w.Header().Set("Refresh", "3")
 		w.Header().Set("Referrer-Policy", "no-referrer")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		w.Header().Set("X-Robots-Tag", "noindex, nofollow")
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, `<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><title>One moment</title>`+
