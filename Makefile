@@ -6,6 +6,8 @@ SHELL := bash
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+GO_LICENSES := github.com/google/go-licenses@v1.6.0
 FUZZTIME ?= 20s
 FUZZERS ?= 2
 # Arguments for the program, as in: make dev ARGS='--ports auto'
@@ -13,7 +15,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: build
 build: ## build bin/reauth
@@ -80,3 +82,15 @@ import: ## import 100,000 rows with crashes in between, and measure it
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (20s), FUZZERS (2) at once
 	@.ci/fuzz $(FUZZTIME) $(FUZZERS)
+
+.PHONY: vulncheck
+vulncheck: ## look for known vulnerabilities, where their database can be had
+	@GOVULNCHECK='$(GOVULNCHECK)' .ci/vulncheck
+
+.PHONY: licences
+licences: ## list the licences of what the program is built of in docs/licences.csv
+	@GO_LICENSES='$(GO_LICENSES)' .ci/licences
+
+.PHONY: licences-check
+licences-check: ## check that docs/licences.csv is right, and each licence allowed
+	@GO_LICENSES='$(GO_LICENSES)' .ci/licences check
