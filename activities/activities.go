@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/campaign"
@@ -66,7 +67,9 @@ type Steerer interface {
 type Settings struct {
 	// PublicURL is where customers reach the pages; links in mails begin with it.
 	PublicURL string
-	// RedirectURI is where Connect sends the browser; PublicURL + "/callback" if empty.
+	// RedirectURI is where Connect sends the browser, whatever the application; if
+	// empty, PublicURL + "/callback", and "/" and the application unless it is the
+	// default one.
 	RedirectURI string
 	// MailFrom is the sender, as "Acme <support@acme.example>".
 	MailFrom string
@@ -300,13 +303,14 @@ func (a *Activities) settle(ctx context.Context, plan *Plan, connection reauth.C
 	return nil
 }
 
-// redirectURI is where Connect sends the browser.
-func (a *Activities) redirectURI(in reauth.Input) string {
+// redirectURI is where Connect sends the browser. Every application has a path of
+// its own, so that a code which says nothing else says whose credentials it needs.
+func (a *Activities) redirectURI(in reauth.Input, application string) string {
 	if in.RedirectURI != "" {
 		return in.RedirectURI
 	}
 	if a.Settings.RedirectURI != "" {
 		return a.Settings.RedirectURI
 	}
-	return a.Settings.PublicURL + "/callback"
+	return a.Settings.PublicURL + applications.CallbackPath(application)
 }

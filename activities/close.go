@@ -49,6 +49,11 @@ func (a *Activities) CloseAndTell(ctx context.Context, in CloseInput) (Closed, e
 	if err != nil {
 		return Closed{}, err
 	}
+	if connection.Entities.Count().Gone > 0 {
+		if err := a.tellGone(ctx, in.Case); err != nil {
+			return Closed{}, err
+		}
+	}
 	switch in.Outcome {
 	case reauth.OutcomeRecovered, reauth.OutcomeHealed:
 		return a.tellFixed(ctx, in, connection)
@@ -207,6 +212,9 @@ func (a *Activities) tellOperator(ctx context.Context, c Case, step, problem str
 	connection, err := a.DB.Connection(ctx, c.ConnectionID)
 	if err != nil {
 		return "", err
+	}
+	if connection.Status == reauth.StatusRemoved { // nobody has to mend it any more
+		return notify.Sent, a.needOperator(ctx, c, problem)
 	}
 	row := db.Notice{CaseID: c.CaseID, Step: step, Recipient: db.RecipientOperator, Channel: db.ChannelMail, Operator: true}
 	// First of all on record: the timeline must say it even while no mail server

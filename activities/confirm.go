@@ -37,7 +37,8 @@ func (a *Activities) Confirm(ctx context.Context, in ConfirmInput) (Confirmed, e
 	if err := a.openCase(ctx, in.Case, connection); err != nil {
 		return Confirmed{}, err
 	}
-	out.Verdict, out.Problem, err = a.judge(ctx, in, connection)
+	judged, err := a.judge(ctx, in, connection)
+	out.Verdict, out.Problem, out.Entities = judged.Verdict, judged.Problem, judged.Entities
 	if err != nil || out.Verdict != VerdictStale {
 		return out, a.noteVerdict(ctx, in.Case, out, err)
 	}
@@ -103,19 +104,31 @@ func (a *Activities) openCase(ctx context.Context, c Case, connection reauth.Con
 // judge asks the provider about the report. A provider's error is retried, not
 // believed. With no stored token to ask with, the report is believed; one that
 // says that the customer's account must be mended is the operator's.
-func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reauth.Connection) (Verdict, string, error) {
+func (a *Activities) judge(ctx context.Context, in ConfirmInput, connection reauth.Connection) (Confirmed, error) {
 	access, _, ok, err := a.access(ctx, connection.ConnectionID)
 	if err != nil {
-		return "", "", err
+		return Confirmed{}, err
 	}
 	if !ok {
-		return a.judgeUnasked(ctx, in)
+		verdict, problem, err := a.judgeUnasked(ctx, in)
+		return Confirmed{Verdict: verdict, Problem: problem}, err
 	}
 	provider, err := a.provider(connection.Application)
 	if err != nil {
-		return a.onlyOperator(in.Patient, wordsOf(err))
+		verdict, problem, err := a.onlyOperator(in.Patient, wordsOf(err))
+		return Confirmed{Verdict: verdict, Problem: problem}, err
 	}
-	inspection, err := provider.Inspect(ctx, access)
+	at := a.Now()
+	inspection, refusal := provider.Inspect(ctx, access)
+	if err := a.see(ctx, connection, inspection, refusal, at); err != nil {
+		return Confirmed{}, err
+	}
+	verdict, problem, err := a.verdict(in, inspection, refusal)
+	return Confirmed{Verdict: verdict, Problem: problem, Entities: countOf(inspection.Entities)}, err
+}
+
+// verdict is what the provider's answer, or its refusal, says about a report.
+func (a *Activities) verdict(in ConfirmInput, inspection Inspection, err error) (Verdict, string, error) {
 	if err == nil {
 		switch inspection.Condition {
 		case ConditionStale:

@@ -98,22 +98,26 @@ var noticeStates = map[notify.Delivery]db.NoticeState{
 // noticeDue is the event by which the backend writes to the customer itself.
 // The courier adds the recipients and their links when it delivers it.
 func (s *mailing) noticeDue() (db.OutboxEvent, error) {
+	data := map[string]any{
+		"case_id":       s.in.Case.CaseID,
+		"connection_id": s.connection.ConnectionID,
+		"provider":      s.connection.Provider,
+		"application":   s.connection.Application,
+		"customer_id":   s.connection.CustomerID,
+		"customer_name": s.connection.CustomerName,
+		"system":        s.connection.System,
+		"step":          s.in.Step.Key,
+		"kind":          s.in.Kind,
+		"opened_at":     s.in.Case.OpenedAt.UTC().Format(time.RFC3339),
+		"deadline_at":   s.in.DeadlineAt.UTC().Format(time.RFC3339),
+	}
+	if several(s.connection.Entities) {
+		data["entities"] = s.connection.Entities
+	}
 	payload, err := json.Marshal(map[string]any{
 		"type":      NoticeDue,
 		"timestamp": s.now.Format(time.RFC3339),
-		"data": map[string]any{
-			"case_id":       s.in.Case.CaseID,
-			"connection_id": s.connection.ConnectionID,
-			"provider":      s.connection.Provider,
-			"application":   s.connection.Application,
-			"customer_id":   s.connection.CustomerID,
-			"customer_name": s.connection.CustomerName,
-			"system":        s.connection.System,
-			"step":          s.in.Step.Key,
-			"kind":          s.in.Kind,
-			"opened_at":     s.in.Case.OpenedAt.UTC().Format(time.RFC3339),
-			"deadline_at":   s.in.DeadlineAt.UTC().Format(time.RFC3339),
-		},
+		"data":      data,
 	})
 	if err != nil {
 		return db.OutboxEvent{}, fmt.Errorf("write the event of a notice: %w", err)
@@ -161,8 +165,11 @@ func (a *Activities) mailDomain() string {
 
 // operatorNotice is what an operator is told of a problem.
 func (a *Activities) operatorNotice(ctx context.Context, c Case, connection reauth.Connection, step, problem string) notify.Notice {
+	stale, working := names(connection.Entities)
 	return notify.Notice{
 		Kind:         notify.KindOperator,
+		Entities:     stale,
+		Working:      working,
 		Recipient:    notify.Recipient{Email: a.Settings.OperatorEmail},
 		CustomerName: connection.CustomerName,
 		ProviderName: connection.System,

@@ -1,11 +1,13 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
 
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
 
@@ -44,8 +46,8 @@ func (f Finch) Inspect(ctx context.Context, access Access) (Inspection, error) {
 		CustomerName: answer.CustomerName,
 		System:       finch.SystemName(answer.ProviderID),
 	}
-	for _, entity := range answer.StaleEntities() {
-		inspection.Entities = append(inspection.Entities, entity.Name)
+	for _, entity := range answer.Entities {
+		inspection.Entities = append(inspection.Entities, reauth.Entity{EntityID: entity.ID, Name: entity.Name, Status: entity.Status})
 	}
 	switch {
 	case answer.NeedsReauth():
@@ -93,6 +95,27 @@ func (f Finch) Exchange(ctx context.Context, code secrets.Secret, redirectURI st
 		return Grant{}, finchTrouble(err)
 	}
 	return Grant{ConnectionID: token.ConnectionID, Token: secrets.Secret(token.AccessToken)}, nil
+}
+
+// FindConnection asks POST /connect/sessions, which names the connection that
+// stands in the way of a new one. For a customer without any it opens a session,
+// of the shortest life that there is.
+func (f Finch) FindConnection(ctx context.Context, customer CustomerRequest) (connectionID string, err error) {
+	products := customer.Products
+	if len(products) == 0 {
+		products = []string{"company"}
+	}
+	_, err = f.Client.CreateSession(ctx, finch.NewSession{
+		CustomerID: customer.ID, CustomerName: cmp.Or(customer.Name, customer.ID), Products: products, MinutesToExpire: reauth.MinSessionMinutes,
+	})
+	var refusal *finch.Error
+	switch {
+	case err == nil:
+		return "", nil
+	case errors.As(err, &refusal) && refusal.FinchCode == finch.CodeConnectionAlreadyExists && refusal.ConnectionID != "":
+		return refusal.ConnectionID, nil
+	}
+	return "", finchTrouble(err)
 }
 
 // finchTrouble sorts Finch's errors.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/reauth"
 )
 
 // answering is Finch answering every call by the same handler.
@@ -167,7 +168,7 @@ func TestFinchInspection(t *testing.T) {
 		`"connection_status": {"status": "disconnected"}`:           {Status: "disconnected", Condition: activities.ConditionGone},
 		`"connection_status": {"status": "hibernating"}`:            {Status: "hibernating", Condition: activities.ConditionUnknown},
 		`"connection_status": null`:                                 {Condition: activities.ConditionUnknown},
-		`"connection_status": {"status": "connected"}` + entities:   {Status: "connected", Condition: activities.ConditionStale, Entities: []string{"South"}},
+		`"connection_status": {"status": "connected"}` + entities:   {Status: "connected", Condition: activities.ConditionStale, Entities: reauth.Entities{{EntityID: "1", Name: "North", Status: "connected"}, {EntityID: "2", Name: "South", Status: "reauth"}}},
 		`"authentication_methods": [{"connection_status": {"status": "reauth"}}]`: { // as Finch had it before
 			Status: "reauth", Condition: activities.ConditionStale,
 		},

@@ -22,21 +22,24 @@ func (a *Activities) Look(ctx context.Context, in LookInput) (Looked, error) {
 }
 
 func (a *Activities) look(ctx context.Context, c Case, connection reauth.Connection, told bool) (Looked, error) {
-	if connection.Status == reauth.StatusDisconnected {
+	switch connection.Status {
+	case reauth.StatusDisconnected:
 		return Looked{Gone: true}, nil
+	case reauth.StatusRemoved:
+		return Looked{Removed: true}, nil
 	}
-	restored := told
+	restored, entities := told, (*reauth.EntityCount)(nil)
 	access, _, ok, err := a.access(ctx, c.ConnectionID)
 	if err != nil {
 		return Looked{}, err
 	}
 	if ok {
-		if restored, err = a.accessBack(ctx, connection, access); err != nil {
+		if restored, entities, err = a.accessBack(ctx, connection, access); err != nil {
 			return Looked{}, err
 		}
 	}
 	if !restored {
-		return Looked{}, nil
+		return Looked{Entities: entities}, nil
 	}
 	click, err := a.DB.LastClick(ctx, c.CaseID)
 	if err != nil {
@@ -44,25 +47,29 @@ func (a *Activities) look(ctx context.Context, c Case, connection reauth.Connect
 	}
 	if click != nil && a.Now().Before(click.Add(reauth.ClickGrace)) {
 		until := click.Add(reauth.ClickGrace).UTC()
-		return Looked{Restored: true, HoldUntil: &until}, nil
+		return Looked{Restored: true, HoldUntil: &until, Entities: entities}, nil
 	}
-	return Looked{Restored: true}, nil
+	return Looked{Restored: true, Entities: entities}, nil
 }
 
-// accessBack reports whether the stored token works. An answer that says
-// neither is a reason to ask again.
-func (a *Activities) accessBack(ctx context.Context, connection reauth.Connection, access Access) (bool, error) {
+// accessBack reports whether the stored token works, which it does not while any
+// entity wants a login. An answer that says neither is a reason to ask again.
+func (a *Activities) accessBack(ctx context.Context, connection reauth.Connection, access Access) (bool, *reauth.EntityCount, error) {
 	provider, err := a.provider(connection.Application)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
-	inspection, err := provider.Inspect(ctx, access)
-	if err == nil {
-		return inspection.Condition == ConditionConnected, nil
+	at := a.Now()
+	inspection, refusal := provider.Inspect(ctx, access)
+	if err := a.see(ctx, connection, inspection, refusal, at); err != nil {
+		return false, nil, err
 	}
-	switch troubleOf(err).Trouble {
+	if refusal == nil {
+		return inspection.Condition == ConditionConnected, countOf(inspection.Entities), nil
+	}
+	switch troubleOf(refusal).Trouble {
 	case TroubleLimit, TroubleNotSent, TroubleDown, TroubleNoAnswer:
-		return false, retry("look whether access is back", err)
+		return false, nil, retry("look whether access is back", refusal)
 	}
-	return false, nil
+	return false, nil, nil
 }

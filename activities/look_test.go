@@ -10,6 +10,7 @@ import (
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/reauth"
 )
 
 func TestLook(t *testing.T) {
@@ -32,6 +33,7 @@ func TestLook(t *testing.T) {
 		held     time.Duration // from now; 0: not at all
 		kind     string
 		after    time.Duration
+		entities *reauth.EntityCount
 	}{
 		"the stored token works":                     {arrange: restore, restored: true},
 		"it works, a moment after a click":           {arrange: clicked(0), restored: true, held: 30 * time.Minute},
@@ -57,6 +59,7 @@ func TestLook(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, r.sim.Break(c.id, connection.Entities[1].ID))
 			},
+			entities: &reauth.EntityCount{Total: 2, Stale: 1},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -71,7 +74,7 @@ func TestLook(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			want := activities.Looked{Restored: test.restored}
+			want := activities.Looked{Restored: test.restored, Entities: test.entities}
 			if test.held > 0 {
 				until := r.now.Add(test.held)
 				want.HoldUntil = &until

@@ -152,8 +152,11 @@ func (s mails) letter(ctx context.Context, to db.Recipient) (notify.Notice, erro
 	if _, heard := s.roots[to.ContactID]; !heard && kind == NoticeReminder {
 		kind = NoticeFirst // nobody is reminded of what they have never heard
 	}
+	stale, working := names(s.connection.Entities)
 	return notify.Notice{
 		Kind:          noticeKinds[kind],
+		Entities:      stale,
+		Working:       working,
 		Recipient:     recipientOf(to),
 		CustomerName:  s.connection.CustomerName,
 		ProviderName:  s.connection.System,
@@ -182,7 +185,7 @@ func (s mails) stillLost(ctx context.Context, along []db.Along) (lost []companio
 		}
 		if stays {
 			err = s.DB.LeaveBehind(ctx, other.NoticeID)
-		} else {
+		} else if other.connection, err = s.DB.Connection(ctx, row.ConnectionID); err == nil { // with what the look saw
 			lost = append(lost, other)
 		}
 		if err != nil {
@@ -206,7 +209,7 @@ func (s mails) stays(ctx context.Context, other companion) (bool, error) {
 		}
 	}
 	looked, err := s.look(ctx, Case{CaseID: other.CaseID, ConnectionID: other.ConnectionID}, other.connection, false)
-	return err != nil || looked.Restored || looked.Gone, nil
+	return err != nil || looked.Restored || looked.Gone || looked.Removed, nil
 }
 
 // withOthers composes the mail with what goes along in it.
@@ -216,7 +219,9 @@ func (s mails) withOthers(ctx context.Context, notice notify.Notice, along []com
 		if err != nil {
 			return notify.Mail{}, err
 		}
+		stale, working := names(other.connection.Entities)
 		notice.Others = append(notice.Others, notify.Other{
+			Entities: stale, Working: working,
 			CustomerName: other.connection.CustomerName, ProviderName: other.connection.System, LinkURL: link,
 			OpenedAt: other.OpenedAt, DeadlineAt: deref(other.DeadlineAt),
 		})
@@ -255,6 +260,7 @@ var noticeKinds = map[NoticeKind]notify.Kind{
 }
 
 var causes = map[reauth.CodeState]notify.Cause{
+	reauth.CodeAdopted:      notify.CauseUnfinished,
 	reauth.CodeRefused:      notify.CauseRefused,
 	reauth.CodeWrongAccount: notify.CauseWrongAccount,
 }

@@ -96,6 +96,8 @@ type Confirmed struct {
 	Reason      string     `json:"reason,omitempty"`
 	Until       *time.Time `json:"until,omitempty"`
 	ConfirmedAt time.Time  `json:"confirmed_at"`
+	// Entities counts those of a connection that has several.
+	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
 
 // SessionInput asks for a further session of an open case.
@@ -182,9 +184,12 @@ type Noticed struct {
 	// customer is on the way through Connect: look again then.
 	Restored  bool       `json:"restored,omitempty"`
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
-	// Gone: the provider has no such connection any more.
+	// Gone: the provider has no such connection any more. Removed: we have not.
 	Gone    bool   `json:"gone,omitempty"`
+	Removed bool   `json:"removed,omitempty"`
 	Problem string `json:"problem,omitempty"`
+	// Entities counts those of a connection that has several.
+	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
 
 // What Noticed.Mail says.
@@ -206,8 +211,11 @@ type LookInput struct {
 type Looked struct {
 	Restored  bool       `json:"restored"`
 	HoldUntil *time.Time `json:"hold_until,omitempty"`
-	// Gone: the provider has no such connection any more.
-	Gone bool `json:"gone,omitempty"`
+	// Gone: the provider has no such connection any more. Removed: we have not.
+	Gone    bool `json:"gone,omitempty"`
+	Removed bool `json:"removed,omitempty"`
+	// Entities counts those of a connection that has several.
+	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
 
 // RedeemInput asks to exchange a code. The code is a secret.
@@ -284,6 +292,8 @@ type Verified struct {
 	Problem    string `json:"problem,omitempty"`
 	// Unknown: nobody registered the connection.
 	Unknown bool `json:"unknown,omitempty"`
+	// Entities counts those of a connection that has several.
+	Entities *reauth.EntityCount `json:"entities,omitempty"`
 }
 
 // WorkingInput asks to wait until an adopted token works.

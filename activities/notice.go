@@ -27,8 +27,11 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 	if err != nil {
 		return Noticed{}, err
 	}
-	if connection.Status == reauth.StatusDisconnected {
+	switch connection.Status {
+	case reauth.StatusDisconnected:
 		return Noticed{Gone: true}, nil
+	case reauth.StatusRemoved:
+		return Noticed{Removed: true}, nil
 	}
 	s := &mailing{Activities: a, in: in, connection: connection, now: a.Now().UTC()}
 	if held, err := s.stopped(ctx); err != nil || held {
@@ -48,14 +51,25 @@ func (a *Activities) Notify(ctx context.Context, in NoticeInput) (Noticed, error
 		switch {
 		case err == nil && looked.Restored:
 			return Noticed{Restored: true, HoldUntil: looked.HoldUntil}, nil
-		case err == nil && looked.Gone:
-			return Noticed{Gone: true}, nil
+		case err == nil && (looked.Gone || looked.Removed):
+			return Noticed{Gone: looked.Gone, Removed: looked.Removed}, nil
 		case err != nil && a.elapsed(ctx) < lookAtMost:
 			return Noticed{}, err
+		}
+		if s.connection, err = a.DB.Connection(ctx, in.Case.ConnectionID); err != nil { // with what the look saw
+			return Noticed{}, err
+		}
+		if s.connection.Status == reauth.StatusRemoved {
+			return Noticed{Removed: true}, nil
 		}
 	}
 	if err := s.send(ctx); err != nil {
 		return Noticed{}, err
+	}
+	if s.connection.Entities.Count().Gone > 0 {
+		if err := a.tellGone(ctx, in.Case); err != nil {
+			return Noticed{}, err
+		}
 	}
 	return s.answer(ctx)
 }
@@ -254,7 +268,7 @@ func (s *mailing) answer(ctx context.Context) (Noticed, error) {
 	if err != nil {
 		return Noticed{}, err
 	}
-	out := Noticed{Problem: s.problem}
+	out := Noticed{Problem: s.problem, Entities: countOf(s.connection.Entities)}
 	var refused int
 	for _, row := range rows {
 		if row.Step != s.in.Step.Key || row.Recipient == db.RecipientOperator {

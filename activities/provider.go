@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
 
@@ -24,6 +25,9 @@ type Provider interface {
 	// Exchange turns an authorization code into a token. An empty redirectURI
 	// is not sent, as the embedded flow needs it.
 	Exchange(ctx context.Context, code secrets.Secret, redirectURI string) (Grant, error)
+	// FindConnection tells which connection a customer has; empty if none. It may
+	// have to open a session to find out, so it is only asked on explicit request.
+	FindConnection(ctx context.Context, customer CustomerRequest) (connectionID string, err error)
 }
 
 // Access is what a provider is asked with. Providers whose tokens are not per
@@ -55,8 +59,9 @@ type Inspection struct {
 	Condition    Condition
 	// Status is the provider's own word for the condition.
 	Status string
-	// Entities names those that want the login, where only some do.
-	Entities []string
+	// Entities are the connection's companies, where the provider tells them
+	// apart; only ID, name and status are set.
+	Entities reauth.Entities
 	// CustomerID, CustomerName and System are what the provider knows of the
 	// connection; any may be empty.
 	CustomerID, CustomerName, System string

@@ -1,13 +1,16 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
 
+	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
@@ -33,20 +36,15 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 	ctx = finch.WithPriority(ctx, finch.PriorityVerify)
 	hash := reauth.CodeHash(in.Code)
 	if in.LookUp {
-		return a.lookUp(ctx, hash)
+		return a.lookUp(ctx, in, hash)
 	}
 	if minted, ok := a.mintedBefore(ctx, hash); ok {
+		minted.Application = a.applicationOf(ctx, in)
 		return Redeemed{State: reauth.CodeMinted, Minted: minted}, nil
 	}
-	if in.Application == "" && in.Case != nil { // a case that begins with its code
-		a.besideDatabase(ctx, "the connection's application could not be read; the default one is used", func(ctx context.Context) error {
-			connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
-			in.Application = connection.Application
-			if errors.Is(err, db.ErrNotFound) {
-				return nil
-			}
-			return err
-		})
+	if in.Application = a.applicationOf(ctx, in); in.Application == "" {
+		return Redeemed{}, temporal.NewApplicationError(
+			"nothing says yet whose credentials the code needs, since the database cannot be asked", "application_unclear")
 	}
 	unanswered := in.Unanswered || left(ctx, asked)
 	provider, err := a.provider(in.Application)
@@ -64,7 +62,7 @@ func (a *Activities) Redeem(ctx context.Context, in RedeemInput) (Redeemed, erro
 	defer beat.end()
 	grant, err := provider.Exchange(ctx, secrets.Secret(in.Code), a.exchangeRedirect(in))
 	if err == nil {
-		return a.keep(ctx, provider, hash, grant)
+		return a.keep(ctx, provider, hash, grant, in.Application)
 	}
 	switch trouble := troubleOf(err); trouble.Trouble {
 	case TroubleClient, TroubleUnauthorized:
@@ -95,7 +93,7 @@ func (a *Activities) redeemBlocked(in RedeemInput, unanswered bool, problem stri
 }
 
 // lookUp is the last word on a dead code: the token it brought, if it did.
-func (a *Activities) lookUp(ctx context.Context, hash string) (Redeemed, error) {
+func (a *Activities) lookUp(ctx context.Context, in RedeemInput, hash string) (Redeemed, error) {
 	defer startPulse(ctx).end()
 	row, err := a.DB.Minted(ctx, hash)
 	switch {
@@ -106,6 +104,7 @@ func (a *Activities) lookUp(ctx context.Context, hash string) (Redeemed, error) 
 	}
 	return Redeemed{State: reauth.CodeMinted, Minted: &reauth.TokenMinted{
 		ConnectionID: row.ConnectionID, CodeHash: hash, Fingerprint: row.Fingerprint, Sealed: row.Sealed, MintedAt: row.MintedAt,
+		Application: a.applicationOf(ctx, in),
 	}}, nil
 }
 
@@ -113,7 +112,7 @@ func (a *Activities) lookUp(ctx context.Context, hash string) (Redeemed, error) 
 // well as the database allows. Where neither the exchange nor the token itself
 // says whose it is, it stays without a connection: the one that the code was
 // meant for proves nothing.
-func (a *Activities) keep(ctx context.Context, provider Provider, hash string, grant Grant) (Redeemed, error) {
+func (a *Activities) keep(ctx context.Context, provider Provider, hash string, grant Grant, application string) (Redeemed, error) {
 	now := a.Now().UTC()
 	connectionID := grant.ConnectionID
 	if connectionID == "" { // the answer should have it; the token itself knows
@@ -129,7 +128,7 @@ func (a *Activities) keep(ctx context.Context, provider Provider, hash string, g
 	}
 	minted := &reauth.TokenMinted{
 		ConnectionID: connectionID, CodeHash: hash, Fingerprint: reauth.Fingerprint(grant.Token.Reveal()),
-		Sealed: sealed, MintedAt: now,
+		Sealed: sealed, MintedAt: now, Application: application,
 	}
 	a.besideDatabase(ctx, "a minted token could not be stored beside its code; Temporal has it", func(ctx context.Context) error {
 		return a.DB.PutMinted(ctx, hash, connectionID, minted.Fingerprint, sealed, now)
@@ -172,9 +171,36 @@ func (a *Activities) exchangeRedirect(in RedeemInput) string {
 	case in.RedirectURI != "":
 		return in.RedirectURI
 	case in.Case != nil:
-		return a.redirectURI(in.Case.Report)
+		return a.redirectURI(in.Case.Report, in.Application)
 	}
-	return a.redirectURI(reauth.Input{})
+	return a.redirectURI(reauth.Input{}, in.Application)
+}
+
+// applicationOf is whose credentials a code needs. Of a case that begins with its
+// code, only the connection is known. A code that is brought with another's is
+// lost, so where the database cannot be asked the redirect URI must say it; empty
+// if it does not.
+func (a *Activities) applicationOf(ctx context.Context, in RedeemInput) (application string) {
+	if in.Application != "" || in.Case == nil {
+		return cmp.Or(in.Application, reauth.DefaultApplication)
+	}
+	a.besideDatabase(ctx, "the connection's application could not be read", func(ctx context.Context) error {
+		connection, err := a.DB.Connection(ctx, in.Case.ConnectionID)
+		if errors.Is(err, db.ErrNotFound) {
+			connection, err = reauth.Connection{Application: reauth.DefaultApplication}, nil
+		}
+		application = connection.Application
+		return err
+	})
+	if application != "" {
+		return application
+	}
+	for name := range a.Providers {
+		if len(a.Providers) == 1 || in.RedirectURI == a.Settings.PublicURL+applications.CallbackPath(name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // left reports whether an earlier attempt left this word: it began what the

@@ -2,6 +2,7 @@ package activities_test
 
 import (
 	"context"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/finch/finchsim"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/inbox"
@@ -60,7 +62,7 @@ func TestRedeem(t *testing.T) {
 	token := r.opened(out.Minted)
 	assert.Equal(t, &reauth.TokenMinted{
 		ConnectionID: c.id, CodeHash: reauth.CodeHash(in.Code), Fingerprint: reauth.Fingerprint(token),
-		Sealed: out.Minted.Sealed, MintedAt: r.now,
+		Sealed: out.Minted.Sealed, MintedAt: r.now, Application: reauth.DefaultApplication,
 	}, out.Minted)
 	_, err := r.keys.Open(out.Minted.Sealed, "minted", "another connection")
 	require.ErrorIs(t, err, secrets.ErrSealed, "the sealed token opens for its connection alone")
@@ -77,6 +79,7 @@ func TestRedeem(t *testing.T) {
 	in.Application = unconfigured
 	second, err := again(r, r.acts.Redeem, in)
 	require.NoError(t, err)
+	out.Minted.Application = unconfigured
 	assert.Equal(t, out, second)
 	assert.Equal(t, 1, r.exchanges(in))
 }
@@ -127,6 +130,10 @@ func TestRedeemWithoutDatabase(t *testing.T) {
 	c := r.stale()
 	in := r.comeBack(c, finchsim.SameAccount)
 	r.closed()
+	_, err := run(r, r.acts.Redeem, in)
+	assert.Equal(t, "application_unclear", r.failure(err).Type(), "no code is brought with another application's credentials")
+	assert.Empty(t, r.asked(exchange))
+	in.RedirectURI = callback // which is that of one application alone
 	out := perform(r, r.acts.Redeem, in)
 	assert.Equal(t, reauth.CodeMinted, out.State)
 	token := r.opened(out.Minted)
@@ -501,4 +508,45 @@ func TestRedeemFindsTheApplication(t *testing.T) {
 	out, err := run(r, r.acts.Redeem, activities.RedeemInput{Case: &in.Case, Code: "planted-code-of-another-application"})
 	require.NoError(t, err)
 	assert.True(t, out.Blocked, "it asks with that application's credentials, which are wrong")
+}
+
+// Every application has a redirect URI of its own, and its own credentials.
+func TestRedeemByApplication(t *testing.T) {
+	r := newRig(t)
+	sandbox, err := finchsim.New(finchsim.Config{ClientID: "sandbox", ClientSecret: "planted-sandbox-secret", RedirectURIs: []string{callback + "/sandbox"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = sandbox.Close() })
+	server := httptest.NewServer(sandbox)
+	t.Cleanup(server.Close)
+	r.secret("planted-sandbox-secret")
+	r.acts.Providers["sandbox"] = activities.Finch{Client: finch.New(finch.Config{BaseURL: server.URL, ClientID: "sandbox", ClientSecret: "planted-sandbox-secret"})}
+	ours := r.sim
+	r.sim = sandbox
+	c := r.stale(func(o *options) { o.application = "sandbox" })
+	opened := sandbox.Sessions(c.id)
+	require.Len(t, opened, 1)
+	assert.Equal(t, callback+"/sandbox", opened[0].RedirectURI)
+
+	complete := func() activities.RedeemInput {
+		t.Helper()
+		session, err := r.acts.Providers["sandbox"].OpenSession(t.Context(), activities.SessionRequest{ConnectionID: c.id, Minutes: 60, RedirectURI: callback + "/sandbox"})
+		require.NoError(t, err)
+		code, err := sandbox.CompleteConnect(session.ID, finchsim.SameAccount)
+		require.NoError(t, err)
+		r.secret(code)
+		return activities.RedeemInput{Case: &c.ref, Code: code, ReceivedAt: r.now}
+	}
+	// A case that begins with its code asks the database.
+	out := perform(r, r.acts.Redeem, complete())
+	assert.Equal(t, "sandbox", out.Minted.Application)
+	// A code of which no case is known says it by where it came back.
+	in := complete()
+	in.Case, in.Application = nil, "sandbox"
+	assert.Equal(t, "sandbox", perform(r, r.acts.Redeem, in).Minted.Application)
+	// Without the database, the redirect URI does.
+	in = complete()
+	in.RedirectURI = callback + "/sandbox"
+	r.closed()
+	assert.Equal(t, "sandbox", perform(r, r.acts.Redeem, in).Minted.Application)
+	assert.Zero(t, ours.Counters().Calls["POST /auth/token"], "no code met the other application's Finch")
 }

@@ -53,7 +53,7 @@ func (a *Activities) startSession(ctx context.Context, c Case, plan Plan, minute
 	}
 	openedAt := a.Now().UTC()
 	opened, err := provider.OpenSession(ctx, SessionRequest{
-		ConnectionID: c.ConnectionID, RedirectURI: a.redirectURI(c.Report), Minutes: minutes, Products: products,
+		ConnectionID: c.ConnectionID, RedirectURI: a.redirectURI(c.Report, plan.Application), Minutes: minutes, Products: products,
 	})
 	if err != nil {
 		switch trouble := troubleOf(err); trouble.Trouble {

@@ -87,8 +87,10 @@ func (a *Activities) adoptStaged(ctx context.Context, t db.StagedToken, token se
 		return a.rejectStaged(ctx, t, "access_token: is stored as another connection's token", false)
 	case errors.Is(err, db.ErrNotFound): // it was removed, or rejected, meanwhile
 		return StagedChecked{State: db.StagedRejected}, nil
+	case err != nil:
+		return StagedChecked{State: db.StagedAdopted}, err
 	}
-	return StagedChecked{State: db.StagedAdopted}, err
+	return StagedChecked{State: db.StagedAdopted}, a.DB.SeeEntities(ctx, owner, inspection.Entities, a.Now())
 }
 
 // refusedStaged decides about a token that the provider does not take.

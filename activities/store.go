@@ -15,6 +15,10 @@ type Store interface {
 	Connection(ctx context.Context, id string) (reauth.Connection, error)
 	Recipients(ctx context.Context, connectionID string) ([]db.Recipient, error)
 	SharesContact(ctx context.Context, connectionID string) (shares bool, err error)
+	SeeEntities(ctx context.Context, connectionID string, seen reauth.Entities, at time.Time) error
+	SetEntityStatus(ctx context.Context, connectionID, entityID, status string, at time.Time) error
+	UntoldGone(ctx context.Context, connectionID string) (reauth.Entities, error)
+	ToldGone(ctx context.Context, connectionID string, gone reauth.Entities, at time.Time) error
 	SetUnreachable(ctx context.Context, email string, kind db.Unreachable, detail string) (cases []db.CaseContact, first bool, err error)
 	EnsureLink(ctx context.Context, connectionID, recipient string, keyID uint32, hash func(keyID uint32, version int) ([]byte, error)) (version int, key uint32, err error)
 

@@ -138,7 +138,8 @@ func (a *Activities) backNow(ctx context.Context, connectionID string) (bool, er
 	if err != nil || !ok {
 		return false, err
 	}
-	return a.accessBack(ctx, connection, access)
+	back, _, err := a.accessBack(ctx, connection, access)
+	return back, err
 }
 
 func isLimit(err error) bool {

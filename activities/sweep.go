@@ -315,7 +315,11 @@ func (a *Activities) find(ctx context.Context, connectionID string) (reauth.Swee
 	if err != nil {
 		return reauth.SweepCounts{}, err
 	}
+	at := a.Now()
 	inspection, err := provider.Inspect(ctx, access)
+	if err := a.see(ctx, connection, inspection, err, at); err != nil {
+		return reauth.SweepCounts{}, err
+	}
 	found, code := reauth.SweepCounts{Checked: 1}, ""
 	if err == nil {
 		if owner := inspection.ConnectionID; owner != "" && owner != connectionID {

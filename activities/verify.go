@@ -25,6 +25,10 @@ const (
 	proveAtMost = 20 * time.Minute
 )
 
+// ErrTypeEntitiesLeft is the type of AwaitWorking's error where the login brought
+// some entities back, but not all.
+const ErrTypeEntitiesLeft = "entities_left"
+
 func tokenBound(connectionID string, generation int64) []string {
 	return []string{"token", connectionID, strconv.FormatInt(generation, 10)}
 }
@@ -43,6 +47,10 @@ func (a *Activities) Verify(ctx context.Context, in VerifyInput) (Verified, erro
 		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_unknown", Verified{Unknown: true})
 	case err != nil:
 		return Verified{}, err
+	case connection.Status == reauth.StatusRemoved && connection.DisconnectedAt != nil:
+		// The provider has ended all of its tokens; should this one work all the
+		// same, it is the handle to end it.
+		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_disconnected", Verified{})
 	case connection.Status == reauth.StatusRemoved:
 		return a.setAside(ctx, in, reauth.CodeQuarantined, "connection_removed", Verified{})
 	}
@@ -64,37 +72,43 @@ func (a *Activities) Verify(ctx context.Context, in VerifyInput) (Verified, erro
 		})
 	}
 	token := secrets.Secret(plain)
-	works, verdict, err := a.examine(ctx, in, connection, token)
+	works, entities, verdict, err := a.examine(ctx, in, connection, token)
 	if err != nil || verdict != nil {
 		return deref(verdict), err
 	}
-	return a.adopt(ctx, in, connection, token, works)
+	out, err := a.adopt(ctx, in, connection, token, works)
+	out.Entities = countOf(entities)
+	return out, err
 }
 
 // examine asks the provider about a token. A verdict means that it cannot be
 // adopted. Whose it is, either the exchange has said, or the provider says now.
-func (a *Activities) examine(ctx context.Context, in VerifyInput, connection reauth.Connection, token secrets.Secret) (works bool, verdict *Verified, err error) {
+func (a *Activities) examine(ctx context.Context, in VerifyInput, connection reauth.Connection, token secrets.Secret) (works bool, entities reauth.Entities, verdict *Verified, err error) {
 	provider, err := a.provider(connection.Application)
 	if err != nil {
-		return false, nil, err
+		return false, nil, nil, err
 	}
 	access := Access{ConnectionID: connection.ConnectionID, Token: token}
+	at := a.Now()
 	inspection, err := provider.Inspect(ctx, access)
 	if err == nil {
 		switch owner := cmp.Or(inspection.ConnectionID, in.Minted.ConnectionID); owner {
 		case connection.ConnectionID:
-			return a.works(ctx, provider, access, inspection), nil, nil
+			if err := a.see(ctx, connection, inspection, nil, at); err != nil {
+				return false, nil, nil, err
+			}
+			return a.works(ctx, provider, access, inspection), inspection.Entities, nil, nil
 		case "":
 			verdict, err = a.unproved(ctx, in, "its answer names no connection")
-			return false, verdict, err
+			return false, nil, verdict, err
 		default:
 			// Sealed anew, so that it opens for the connection that it belongs to.
 			in.Minted.ConnectionID = owner
 			if in.Minted.Sealed, err = a.Keys.Seal([]byte(token.Reveal()), mintedBound(owner)...); err != nil {
-				return false, nil, err
+				return false, nil, nil, err
 			}
 			out, err := a.wrongAccount(ctx, in)
-			return false, &out, err
+			return false, nil, &out, err
 		}
 	}
 	switch trouble := troubleOf(err); trouble.Trouble {
@@ -104,14 +118,14 @@ func (a *Activities) examine(ctx context.Context, in VerifyInput, connection rea
 		} else {
 			err = nil // it is the connection's, but does not work yet
 		}
-		return false, verdict, err
+		return false, nil, verdict, err
 	case TroubleLimit, TroubleNotSent, TroubleDown, TroubleNoAnswer:
-		return false, nil, retry("ask the provider whose the new token is", err)
+		return false, nil, nil, retry("ask the provider whose the new token is", err)
 	default:
 		out, err := a.setAside(ctx, in, reauth.CodeLost, "refused", Verified{
 			Problem: "The provider refuses the token it has just minted (" + trouble.Error() + "). It is kept aside.",
 		})
-		return false, &out, err
+		return false, nil, &out, err
 	}
 }
 
@@ -133,7 +147,7 @@ func (a *Activities) works(ctx context.Context, provider Provider, access Access
 	if inspection.Condition == ConditionConnected {
 		return true
 	}
-	return len(inspection.Entities) == 0 && provider.Probe(ctx, access) == nil
+	return len(inspection.Entities.Stale()) == 0 && provider.Probe(ctx, access) == nil
 }
 
 // adopt stores the token as the connection's next generation, and closes the
@@ -201,7 +215,7 @@ func (a *Activities) setAside(ctx context.Context, in VerifyInput, state reauth.
 	}
 	err = a.DB.Quarantine(ctx, db.QuarantinedToken{
 		ConnectionID: in.Minted.ConnectionID, ExpectedConnectionID: in.Case.ConnectionID, Fingerprint: in.Minted.Fingerprint,
-		Sealed: in.Minted.Sealed, Reason: reason, CaseID: caseID, At: a.Now(),
+		Application: in.Minted.Application, Sealed: in.Minted.Sealed, Reason: reason, CaseID: caseID, At: a.Now(),
 	})
 	if err != nil {
 		return out, err
@@ -227,9 +241,16 @@ func (a *Activities) AwaitWorking(ctx context.Context, in WorkingInput) error {
 	if err != nil || !ok {
 		return errors.Join(err, fmt.Errorf("open the stored token: there is none"))
 	}
-	inspection, err := provider.Inspect(ctx, access)
-	if err != nil {
-		return retry("ask whether the new token works", err)
+	at := a.Now()
+	inspection, refusal := provider.Inspect(ctx, access)
+	if err := a.see(ctx, connection, inspection, refusal, at); err != nil {
+		return err
+	}
+	if refusal != nil {
+		return retry("ask whether the new token works", refusal)
+	}
+	if inspection.Entities.Partly() && a.elapsed(ctx) >= partlyAtMost {
+		return temporal.NewNonRetryableApplicationError("some entities still want the login", ErrTypeEntitiesLeft, nil)
 	}
 	if !a.works(ctx, provider, access, inspection) {
 		return retryLater("the provider says "+inspection.Status, "not_working_yet", 0)

@@ -26,28 +26,39 @@ type connectionRow struct {
 	Generation   int64                   `db:"generation"`
 	CreatedAt    time.Time               `db:"created_at"`
 	UpdatedAt    time.Time               `db:"updated_at"`
+	Disconnected *time.Time              `db:"disconnected_at"`
 	Contacts     []byte                  `db:"contacts"`
+	Entities     []byte                  `db:"entities"`
 }
 
 // One statement, so that a connection is never seen with another version's contacts.
 const selectConnections = `
 SELECT c.connection_id, c.provider, c.application, c.customer_id, c.customer_name, c.system, c.campaign, c.products, c.status,
-       coalesce(c.generation, 0) AS generation, c.created_at, c.updated_at,
+       coalesce(c.generation, 0) AS generation, c.created_at, c.updated_at, c.disconnected_at,
        (SELECT coalesce(json_agg(json_build_object('contact_id', p.contact_id, 'email', p.email, 'name', p.name, 'role', p.role,
                                                    'locale', p.locale, 'time_zone', p.time_zone,
                                                    'unreachable', ` + unreachable + `)
                                  ORDER BY p.position), '[]')
-          FROM contacts p WHERE p.connection_id = c.connection_id AND p.removed_at IS NULL) AS contacts
+          FROM contacts p WHERE p.connection_id = c.connection_id AND p.removed_at IS NULL) AS contacts,
+       (SELECT coalesce(json_agg(json_build_object('entity_id', e.entity_id, 'name', e.name, 'status', e.status, 'since', e.since, 'seen_at', e.seen_at)
+                                 ORDER BY e.position, e.entity_id), 'null')
+          FROM entities e WHERE e.connection_id = c.connection_id) AS entities
   FROM connections c`
 
 func (r connectionRow) connection() (reauth.Connection, error) {
 	c := reauth.Connection{
 		ConnectionID: r.ConnectionID, Provider: r.Provider, Application: r.Application,
 		CustomerID: r.CustomerID, CustomerName: r.CustomerName, System: r.System, Campaign: r.Campaign, Products: r.Products,
-		Status: r.Status, Generation: r.Generation, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+		Status: r.Status, Generation: r.Generation, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, DisconnectedAt: r.Disconnected,
 	}
 	if err := json.Unmarshal(r.Contacts, &c.Contacts); err != nil {
 		return reauth.Connection{}, errors.New("contacts are no list")
+	}
+	if err := json.Unmarshal(r.Entities, &c.Entities); err != nil {
+		return reauth.Connection{}, errors.New("entities are no list")
+	}
+	for i := range c.Entities {
+		c.Entities[i].Since, c.Entities[i].SeenAt = c.Entities[i].Since.UTC(), c.Entities[i].SeenAt.UTC()
 	}
 	return c, nil
 }
@@ -119,7 +130,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10) ON CONFLICT (connection_id)
 			if err := exec(ctx, tx, `
 UPDATE connections
    SET provider = $2, application = $3, customer_id = $4, customer_name = $5, products = $6,
-       system = CASE WHEN $9 = '' THEN system ELSE $9 END, campaign = $10,
+       system = CASE WHEN $9 = '' THEN system ELSE $9 END, campaign = $10, disconnected_at = NULL,
        status = CASE WHEN status = 'removed' THEN $7 ELSE status END, updated_at = $8
  WHERE connection_id = $1`,
 				c.ConnectionID, c.Provider, c.Application, c.CustomerID, c.CustomerName, pq.Array(c.Products), c.Status, now, c.System, c.Campaign); err != nil {
@@ -179,11 +190,23 @@ func (d *DB) Connections(ctx context.Context, status reauth.ConnectionStatus, af
 }
 
 // RemoveConnection forgets a connection: its tokens, those that an import has
-// handed in too, and the suppression of reports are deleted, its contacts blanked, its links revoked. Its cases and
+// handed in too, its entities and the suppression of reports are deleted, its
+// contacts blanked, its links revoked. Its cases and
 // its row stay, and so does every token that is in quarantine or was minted but
 // not adopted. It reports false when the connection was removed before.
 // ErrNotFound when nobody registered it.
 func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err error) {
+	return d.removeConnection(ctx, id, nil)
+}
+
+// RemoveDisconnected is RemoveConnection for a connection that has just been
+// disconnected at its provider, which it puts on record.
+func (d *DB) RemoveDisconnected(ctx context.Context, id string) (removed bool, err error) {
+	now := d.now()
+	return d.removeConnection(ctx, id, &now)
+}
+
+func (d *DB) removeConnection(ctx context.Context, id string, disconnectedAt *time.Time) (removed bool, err error) {
 	now := d.now()
 	err = d.write(ctx, "remove a connection", func(ctx context.Context, tx *sqlx.Tx) error {
 		c, err := lockConnection(ctx, tx, id)
@@ -191,8 +214,11 @@ func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err
 			return err
 		}
 		removed = true
+		if err := exec(ctx, tx, `UPDATE connections SET status = 'removed', generation = NULL, disconnected_at = $2 WHERE connection_id = $1`, id, disconnectedAt); err != nil {
+			return err
+		}
 		for _, statement := range []string{
-			`UPDATE connections SET status = 'removed', generation = NULL, seen_connected_at = NULL, checked_at = NULL, checking_until = NULL, updated_at = $2 WHERE connection_id = $1`,
+			`UPDATE connections SET seen_connected_at = NULL, checked_at = NULL, checking_until = NULL, updated_at = $2 WHERE connection_id = $1`,
 			`UPDATE links SET revoked_at = $2 WHERE connection_id = $1 AND revoked_at IS NULL`,
 			`UPDATE contacts SET email = '', email_key = '', name = '', removed_at = coalesce(removed_at, $2), address_hash = NULL WHERE connection_id = $1`,
 		} {
@@ -204,6 +230,7 @@ func (d *DB) RemoveConnection(ctx context.Context, id string) (removed bool, err
 			`DELETE FROM minted m USING tokens t WHERE t.connection_id = $1 AND m.fingerprint = t.fingerprint`,
 			`DELETE FROM tokens WHERE connection_id = $1`,
 			`DELETE FROM suppressions WHERE connection_id = $1`,
+			`DELETE FROM entities WHERE connection_id = $1`,
 			`DELETE FROM staged_tokens WHERE connection_id = $1`,
 		} {
 			if err := exec(ctx, tx, statement, id); err != nil {

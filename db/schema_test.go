@@ -30,6 +30,8 @@ func TestWrongRowsAreImpossible(t *testing.T) {
 	_, _, _, err = s.BeginNotice(s.ctx, notice("k2", "first", db.RecipientOperator))
 	require.NoError(t, err)
 
+	require.NoError(t, s.SeeEntities(s.ctx, "c1", reauth.Entities{{EntityID: "e1", Name: "East", Status: "connected"}}, t0))
+	require.NoError(t, s.Quarantine(s.ctx, db.QuarantinedToken{Fingerprint: hex32, Sealed: []byte("x"), At: t0}))
 	_, err = s.BeginImport(s.ctx, "i1", true)
 	require.NoError(t, err)
 	_, err = s.raw.Exec(`INSERT INTO staged_tokens (fingerprint, import_id, line, connection_id, sealed, minted_at, state, due_at)
@@ -38,6 +40,14 @@ VALUES ('ffffffffffffffffffffffffffffffff', 'i1', 1, 'c1', 'x', now(), 'waiting'
 
 	const fp = `'0123456789abcdef0123456789abcdef'`
 	for name, test := range map[string]struct{ statement, constraint string }{
+		"an entity of nobody":            {`INSERT INTO entities (connection_id, entity_id, position, name, status, since, seen_at) VALUES ('c9', 'e', 1, '', 'x', now(), now())`, "entities_connection_id_fkey"},
+		"an entity in no status":         {`UPDATE entities SET status = ''`, "entities_status_set"},
+		"an entity that nobody saw":      {`UPDATE entities SET since = seen_at + interval '1 s'`, "entities_since_before_seen"},
+		"told of an entity that is here": {`UPDATE entities SET told_at = now()`, "entities_told_of_gone_ones"},
+		"disconnected, and not removed":  {`UPDATE connections SET disconnected_at = now() WHERE connection_id = 'c2'`, "connections_disconnected_is_removed"},
+		"an ended token that is kept":    {`UPDATE quarantined_tokens SET ended_at = now(), ended_how = 'gone'`, "quarantined_erased_iff_ended"},
+		"an erased token without an end": {`UPDATE quarantined_tokens SET sealed = NULL`, "quarantined_erased_iff_ended"},
+		"a token that ended somehow":     {`UPDATE quarantined_tokens SET sealed = NULL, ended_at = now()`, "quarantined_ended_somehow"},
 		"two open cases":                 {`INSERT INTO cases (case_id, connection_id, provider, application, source, phase, opened_at) VALUES ('k4', 'c1', 'finch', 'default', 'sweep', 'confirming', now())`, "cases_one_open_per_connection"},
 		"a closed case opens again":      {`UPDATE cases SET outcome = NULL, closed_at = NULL, phase = 'blocked' WHERE case_id = 'k1'`, "first outcome"},
 		"another outcome":                {`UPDATE cases SET outcome = 'healed' WHERE case_id = 'k1'`, "first outcome"},
@@ -115,6 +125,8 @@ func TestConnectionIDs(t *testing.T) {
 		assert.Equal(t, reauth.CheckConnectionID(id) == nil, err == nil, "%q: %v", id, err)
 	}
 }
+
+const hex32 = "0123456789abcdef0123456789abcde0"
 
 func byteString(b byte, n int) []byte {
 	text := make([]byte, n)

@@ -34,6 +34,9 @@ type Webhook struct {
 	// CaseID is the case that was told, if one was. It may have no row yet.
 	CaseID     string    `db:"case_id"`
 	ReceivedAt time.Time `db:"received_at"`
+	// Applications are those whose webhook secrets sign the event; empty where
+	// that was not put on record.
+	Applications pq.StringArray `db:"applications"`
 
 	// Seq is the place of the event in the order of arrival. What follows is
 	// only ever read.
@@ -68,9 +71,9 @@ WITH line AS (
     ON CONFLICT (provider, connection_id) DO UPDATE SET last_seq = nextval('webhooks_arrivals')
     RETURNING last_seq
 )
-INSERT INTO webhooks (provider, event_id, body_sha256, received_at, type, connection_id, entity_id, status, job_id, body, result, state, processed_at, seq)
+INSERT INTO webhooks (provider, event_id, body_sha256, received_at, type, connection_id, entity_id, status, job_id, body, result, state, processed_at, applications, seq)
 SELECT $1, $2, $3, $4::timestamptz, $5, $6, $7, $8, $9, $10, $11, $12,
-       CASE WHEN $12 <> 'waiting' THEN $4::timestamptz END, coalesce(nullif((SELECT last_seq FROM line), 0), nextval('webhooks_arrivals'))
+       CASE WHEN $12 <> 'waiting' THEN $4::timestamptz END, coalesce($13::text[], '{}'), coalesce(nullif((SELECT last_seq FROM line), 0), nextval('webhooks_arrivals'))
  WHERE $12 <> 'waiting' OR EXISTS (SELECT FROM line)
 ON CONFLICT (provider, event_id) DO NOTHING`
 
@@ -94,7 +97,7 @@ func (d *DB) StoreWebhook(ctx context.Context, w Webhook, body []byte) (fresh bo
 			return err
 		}
 		result, err := statement.ExecContext(ctx, w.Provider, w.EventID, sum[:], w.ReceivedAt,
-			plain(w.Type), w.ConnectionID, w.EntityID, w.Status, w.JobID, w.Body, w.Result, w.State)
+			plain(w.Type), w.ConnectionID, w.EntityID, w.Status, w.JobID, w.Body, w.Result, w.State, w.Applications)
 		if err != nil {
 			return err
 		}
@@ -136,7 +139,7 @@ RETURNING l.provider, l.connection_id, l.last_seq, l.attempts, l.due_at, l.lease
 }
 
 const selectWebhooks = `
-SELECT provider, event_id, type, connection_id, entity_id, status, job_id, body, state, result, case_id, received_at, seq, attempts, last_error, processed_at
+SELECT provider, event_id, type, connection_id, entity_id, status, job_id, body, state, result, case_id, received_at, seq, attempts, last_error, processed_at, applications
   FROM webhooks`
 
 // WaitingWebhooks returns the events of a line in order of arrival: limit of

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lib/pq"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -77,10 +78,10 @@ func TestStoreWebhook(t *testing.T) {
 	require.Len(t, list, 3, "the newest first")
 	assert.Equal(t, db.Webhook{
 		Provider: reauth.Finch, EventID: "2", Type: "[address]", Body: `{"email": "[address]", "other": "[address]"}`,
-		State: db.WebhookIgnored, Result: "type", ReceivedAt: t0, ProcessedAt: &t0, Seq: list[1].Seq,
+		State: db.WebhookIgnored, Result: "type", ReceivedAt: t0, ProcessedAt: &t0, Seq: list[1].Seq, Applications: pq.StringArray{},
 	}, list[1])
 	assert.Equal(t, db.Webhook{
-		Provider: reauth.Finch, EventID: "1", Type: "account.updated", ConnectionID: "c1", Status: "reauth", State: db.WebhookWaiting, ReceivedAt: t0, Seq: list[2].Seq,
+		Provider: reauth.Finch, EventID: "1", Type: "account.updated", ConnectionID: "c1", Status: "reauth", State: db.WebhookWaiting, ReceivedAt: t0, Seq: list[2].Seq, Applications: pq.StringArray{},
 	}, list[2])
 	for name, filter := range map[string]db.WebhookFilter{
 		"connection": {ConnectionID: "c1"}, "state": {State: db.WebhookWaiting}, "all": {ConnectionID: "c1", EventID: "1", Since: t0},

@@ -56,7 +56,7 @@ func (s *stack) waitingCases(n int, application string) []string {
 // Many cases are cancelled, and the worker that does it is killed with
 // SIGKILL half-way: another goes on, and nobody is forgotten.
 func TestABulkGoesOnWhenItsWorkerIsKilled(t *testing.T) {
-	const many = 150
+	const many = 80
 	ctx := context.Background()
 	s := newStack(t, func(o *options) { o.noWorker = true })
 	worker := s.workerProcess()

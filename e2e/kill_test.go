@@ -44,7 +44,7 @@ func (s *stack) workerProcess() *exec.Cmd {
 	cmd.Env = append(os.Environ(),
 		"DATABASE_URL="+s.dbURL, "TEMPORAL_ADDRESS="+address, "REAUTH_TASK_QUEUE="+s.taskQueue, "REAUTH_KEYSET="+s.keyset,
 		"REAUTH_PUBLIC_URL="+s.url, "SMTP_URL="+s.inbox.SMTPURL(), "REAUTH_MAIL_FROM=Payday <hello@product.example>",
-		"REAUTH_OPERATOR_EMAIL="+operatorMail, "FINCH_BASE_URL="+s.finchURL, "FINCH_CLIENT_ID="+clientID, "FINCH_CLIENT_SECRET="+clientSecret,
+		"REAUTH_OPERATOR_EMAIL="+operatorMail, "REAUTH_OUTBOUND_ALLOW=loopback", "FINCH_BASE_URL="+s.finchURL, "FINCH_CLIENT_ID="+clientID, "FINCH_CLIENT_SECRET="+clientSecret,
 	)
 	cmd.Stdout, cmd.Stderr = s.logs, s.logs
 	require.NoError(s.t, cmd.Start())

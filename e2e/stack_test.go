@@ -52,7 +52,12 @@ const (
 	apiKey        = "planted-api-key-77c2"
 	customerMail  = "planted.payroll@acme.example"
 	operatorMail  = "operator@product.example"
-	patience      = 2 * time.Minute
+
+	sandboxClientID      = "c9d1f6a2-0d55-4b0e-9f3d-0f6f4f1f2a11"
+	sandboxClientSecret  = "planted-sandbox-secret-1c44"
+	sandboxWebhookSecret = "b3RoZXIgc2VjcmV0IG9mIDI0IGJ5dGVz"
+
+	patience = 2 * time.Minute
 )
 
 // options choose what a stack differs in.
@@ -66,6 +71,8 @@ type options struct {
 	chat            string
 	noWorker        bool
 	signIn          *web.SignIn
+	// sandbox adds a second application, sandbox, with a Finch of its own.
+	sandbox bool
 }
 
 // stack is the whole service in one process, with real parts around it.
@@ -73,6 +80,7 @@ type stack struct {
 	t         *testing.T
 	sim       *finchsim.Sim
 	finchURL  string
+	sandbox   *finchsim.Sim // the second application's, if there is one
 	inbox     *inbox.Server
 	db        *db.DB
 	dbURL     string
@@ -152,6 +160,28 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 	outsideStarter := starter.New(outside, starter.WithTaskQueue(s.taskQueue))
 
 	finchClient := finch.New(finch.Config{BaseURL: s.finchURL, ClientID: clientID, ClientSecret: clientSecret, Timeout: 5 * time.Second})
+	finchClients := map[string]*finch.Client{reauth.DefaultApplication: finchClient}
+	connectHosts := []string{finchs.Addr().String()}
+	var further []web.Application
+	if s.options.sandbox {
+		sandboxes := listen(t)
+		s.sandbox, err = finchsim.New(finchsim.Config{
+			ClientID: sandboxClientID, ClientSecret: sandboxClientSecret, WebhookSecret: sandboxWebhookSecret,
+			RedirectURIs: []string{s.url + "/callback/sandbox"}, WebhookURL: s.url + "/webhooks/finch", PublicURL: "http://" + sandboxes.Addr().String(),
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = s.sandbox.Close() })
+		serve(t, sandboxes, s.sandbox)
+		finchClients["sandbox"] = finch.New(finch.Config{
+			BaseURL: "http://" + sandboxes.Addr().String(), ClientID: sandboxClientID, ClientSecret: sandboxClientSecret, Timeout: 5 * time.Second,
+		})
+		connectHosts = append(connectHosts, sandboxes.Addr().String())
+		further = []web.Application{{Name: "sandbox", ClientID: sandboxClientID, WebhookSecrets: []string{sandboxWebhookSecret}}}
+	}
+	providers := map[string]activities.Provider{}
+	for name, client := range finchClients {
+		providers[name] = activities.Finch{Client: client}
+	}
 	smtp, err := notify.NewSMTP(s.inbox.SMTPURL())
 	require.NoError(t, err)
 	settings := activities.Settings{
@@ -161,13 +191,16 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 		s.options.settings(&settings)
 	}
 	s.acts = &activities.Activities{
-		DB: s.db, Keys: s.keys, Mail: smtp, Hand: s.starter, Cases: s.starter, Storms: s.starter, Settings: settings, Logger: s.logger(), Now: time.Now,
-		Providers: map[string]activities.Provider{reauth.DefaultApplication: activities.Finch{Client: finchClient}},
+		DB: s.db, Keys: s.keys, Mail: smtp, Hand: s.starter, Cases: s.starter, Storms: s.starter, Steer: s.starter, Finds: s.starter, Settings: settings, Logger: s.logger(), Now: time.Now,
+		Providers: providers,
 	}
 	handler, err := web.New(web.Config{
 		DB: s.db, Keys: s.keys, Starter: outsideStarter,
-		Introspect: func(ctx context.Context, _ string, token secrets.Secret) (finch.Introspection, error) {
-			return finchClient.Introspect(ctx, token.Reveal())
+		Introspect: func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
+			return finchClients[application].Introspect(ctx, token.Reveal())
+		},
+		Disconnect: func(ctx context.Context, application string, token secrets.Secret) error {
+			return finchClients[application].Disconnect(ctx, token.Reveal())
 		},
 		Job: func(ctx context.Context, _ string, token secrets.Secret, jobID string) (finch.Job, error) {
 			return finchClient.Job(ctx, token.Reveal(), jobID)
@@ -176,7 +209,7 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 			_, err := outside.CheckHealth(ctx, nil)
 			return err
 		},
-		PublicURL: s.url, ConnectHosts: []string{finchs.Addr().String()}, ProductName: "Payday",
+		PublicURL: s.url, ConnectHosts: connectHosts, Applications: further, ProductName: "Payday",
 		FinchWebhookSecrets: []string{webhookSecret}, BootstrapAPIKey: apiKey, Logger: s.logger(), SignIn: s.options.signIn,
 	})
 	require.NoError(t, err)
@@ -477,7 +510,7 @@ func (s *stack) browser() *browser {
 	require.NoError(s.t, err)
 	b := &browser{t: s.t, client: &http.Client{Jar: jar, Timeout: 30 * time.Second}, ours: s.url, seen: &bytes.Buffer{}}
 	b.client.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
-		if code := r.URL.Query().Get("code"); r.URL.Path == "/callback" && code != "" {
+		if code := r.URL.Query().Get("code"); strings.HasPrefix(r.URL.Path, "/callback") && code != "" {
 			b.codes, b.last = append(b.codes, code), r.URL.String()
 		}
 		return nil

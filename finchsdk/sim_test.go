@@ -1,6 +1,7 @@
 package finchsdk_test
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -245,5 +246,31 @@ func TestTheConnectionOfACustomer(t *testing.T) {
 		require.NoError(t, err)
 		assert.NotEmpty(t, session.ID)
 		assert.Contains(t, session.ConnectURL, session.ID)
+	})
+}
+
+// full is a Finch's limit that leaves no room.
+type full struct{ until time.Time }
+
+func (f full) Ask(context.Context, finch.Call) (finch.Room, error) {
+	return finch.Room{Again: time.Hour, Until: f.until}, nil
+}
+func (full) Refused(context.Context, finch.Call, time.Duration, bool) error { return nil }
+func (full) Leave(context.Context, finch.Call) error                        { return nil }
+
+// TestTheBudgetHolds: the limit on our own calls stands under either client.
+func TestTheBudgetHolds(t *testing.T) {
+	both(t, func(t *testing.T, client func(finch.Config) activities.FinchClient) {
+		b := newBench(t, client)
+		until := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+		cfg := b.config
+		cfg.HTTPClient = &http.Client{Transport: &finch.LimitTransport{Limiter: full{until}, Application: "default"}}
+		limited := activities.Finch{Client: client(cfg)}
+		_, err := limited.OpenSession(t.Context(), activities.SessionRequest{ConnectionID: "con", Minutes: 60})
+		var e *activities.ProviderError
+		require.ErrorAs(t, err, &e)
+		assert.Equal(t, activities.TroubleLimit, e.Trouble)
+		assert.Equal(t, until, e.WaitsUntil)
+		assert.Zero(t, b.Counters().Calls["POST /connect/sessions/reauthenticate"])
 	})
 }

@@ -60,7 +60,10 @@ type Importer struct {
 	Keys  *secrets.Keys
 	// Campaigns are the names of the campaigns that there are; nil takes every name.
 	Campaigns []string
-	Now       func() time.Time
+	// Applications are the names of the applications that are configured; nil takes
+	// every name.
+	Applications []string
+	Now          func() time.Time
 	// Wrote hears of every part that was stored. Optional.
 	Wrote func(Part)
 }
@@ -99,7 +102,7 @@ func (i *Importer) Import(ctx context.Context, job Job) (Result, error) {
 	if err := CheckID(job.ID); err != nil {
 		return result, err
 	}
-	reader, err := rows.NewReader(job.Content, rows.Options{Format: job.Format, Campaigns: i.Campaigns, Now: i.Now()})
+	reader, err := rows.NewReader(job.Content, rows.Options{Format: job.Format, Campaigns: i.Campaigns, Applications: i.Applications, Now: i.Now()})
 	if err != nil {
 		return result, err
 	}

@@ -25,7 +25,7 @@ func (w words) digest(n Notice, c clock) (words, error) {
 		return words{}, fmt.Errorf("field Others has more than %d entries", mostOthers)
 	}
 	all := append([]Other{{
-		CustomerName: n.CustomerName, ProviderName: n.ProviderName, Entities: n.Entities, LinkURL: n.LinkURL,
+		CustomerName: n.CustomerName, ProviderName: n.ProviderName, Entities: n.Entities, Working: n.Working, LinkURL: n.LinkURL,
 		StaleSince: n.StaleSince, OpenedAt: n.OpenedAt, DeadlineAt: n.DeadlineAt,
 	}}, n.Others...)
 	// A digest of a last reminder may tell of connections whose last one is
@@ -63,6 +63,7 @@ func (w words) digest(n Notice, c clock) (words, error) {
 			Title: title,
 			Facts: facts(
 				fact{"Affected", list(o.Entities)},
+				fact{"Still works", list(o.Working)},
 				c.fact("Stopped", firstTime(o.StaleSince, o.OpenedAt)),
 				c.fact("Reconnect by", o.DeadlineAt),
 			),

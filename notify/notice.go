@@ -39,6 +39,7 @@ const (
 	CauseOurFault     Cause = ""              // we lost the provider's answer, or were too late
 	CauseRefused      Cause = "refused"       // the provider refused the code
 	CauseWrongAccount Cause = "wrong_account" // the sign-in was for another account
+	CauseUnfinished   Cause = "unfinished"    // it was taken, but the connection, or a part of it, is not back
 )
 
 // Recipient is whom a notice is for. Name and TimeZone may be empty.
@@ -76,8 +77,9 @@ type Notice struct {
 	// ProviderName is the system to sign in to, as "Gusto"; may be empty.
 	ProviderName string
 	// Entities are the names of the companies or accounts that are affected,
-	// where the connection has several.
-	Entities []string
+	// where the connection has several; Working of those that still serve data,
+	// where some do.
+	Entities, Working []string
 	// LinkURL is what the button opens. KindFixed and KindOperator have none.
 	LinkURL string
 	// Others are further stale connections of the same person. With any, the
@@ -130,7 +132,7 @@ func (n Notice) GoString() string { return n.String() }
 // those of a Notice.
 type Other struct {
 	CustomerName, ProviderName       string
-	Entities                         []string
+	Entities, Working                []string
 	LinkURL                          string
 	StaleSince, OpenedAt, DeadlineAt time.Time
 }

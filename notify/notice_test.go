@@ -112,6 +112,22 @@ func samples() map[string]notify.Notice {
 	entities := sample(notify.KindReminder)
 	entities.Entities = []string{"Northwind East LLC", "Northwind West LLC", "Südwind GmbH & Co. KG"}
 	all["reminder_entities"] = entities
+	partly := func(kind notify.Kind, cause notify.Cause) notify.Notice {
+		n := sample(kind)
+		n.Cause = cause
+		n.Entities, n.Working = []string{"Northwind East LLC", "Northwind West LLC"}, []string{"Südwind GmbH & Co. KG"}
+		return n
+	}
+	for _, kind := range []notify.Kind{notify.KindFirst, notify.KindReminder, notify.KindLastCall, notify.KindOperator} {
+		all[string(kind)+"_partly"] = partly(kind, "")
+	}
+	all["try_again_partly"] = partly(notify.KindTryAgain, notify.CauseUnfinished)
+	unfinished := sample(notify.KindTryAgain)
+	unfinished.Cause = notify.CauseUnfinished
+	all["try_again_unfinished"] = unfinished
+	together := digest(notify.KindFirst, 3)
+	together.Entities, together.Working = []string{"Northwind West LLC"}, []string{"Northwind East LLC", "Südwind GmbH & Co. KG"}
+	all["digest_partly"] = together
 
 	stop := sample(notify.KindFirst)
 	stop.StopURL = stopURL

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // words is what one mail says, in the order in which it says it. Its text and
@@ -82,6 +83,12 @@ func (w words) customer(n Notice, c clock) (words, error) {
 	if whose == "" {
 		whose = "your company"
 	}
+	// Where only some of the connection's companies are affected, the mail is
+	// about those.
+	part := partOf(n)
+	if part.is() {
+		whose = few(part.stale)
+	}
 
 	// The subject names what to do, for which company, and stays the same to
 	// the end: a mail program that sees another one begins another conversation.
@@ -114,28 +121,32 @@ func (w words) customer(n Notice, c clock) (words, error) {
 	switch n.Kind {
 	case KindFirst:
 		w.Preheader = systemStart + " asks for a new sign-in. It takes about two minutes."
-		w.Heading = systemStart + " needs you to sign in again"
+		w.Heading = systemStart + " needs you to sign in again" + part.heading()
 		w.Lead = []string{
-			systemStart + " has stopped letting " + w.Product + " read the data of " + whose + ". Until somebody signs in again, nothing new from there reaches " + w.Product + ".",
+			systemStart + " has stopped letting " + w.Product + " read the data of " + whose + ". Until somebody signs in again, nothing new from there reaches " + w.Product + "." + part.rest("still "),
 			how,
 		}
 	case KindReminder:
 		w.Preheader = "Still waiting for a new sign-in. It takes about two minutes."
-		w.Heading = systemStart + " is still disconnected"
+		w.Heading = systemStart + " is still disconnected" + part.heading()
 		w.Lead = []string{
-			w.Product + " has not been able to read the data of " + whose + " in " + system + sinceDay + ". Nothing new from there arrives until somebody signs in again.",
+			w.Product + " has not been able to read the data of " + whose + " in " + system + sinceDay + ". Nothing new from there arrives until somebody signs in again." + part.rest("still "),
 			how,
 		}
 	case KindLastCall:
 		w.Tone = toneLate
 		w.Preheader = "This is the last reminder. Signing in again takes about two minutes."
-		w.Heading = "Last reminder: " + system + " is still disconnected"
-		stops := "If nobody signs in again, the connection stays off and we stop reminding you."
+		w.Heading = "Last reminder: " + system + " is still disconnected" + part.heading()
+		stays := "the connection stays off"
+		if part.is() {
+			stays = "that stays so"
+		}
+		stops := "If nobody signs in again, " + stays + " and we stop reminding you."
 		if !n.DeadlineAt.IsZero() {
-			stops = "If nobody signs in again by " + c.moment(n.DeadlineAt) + ", the connection stays off and we stop reminding you."
+			stops = "If nobody signs in again by " + c.moment(n.DeadlineAt) + ", " + stays + " and we stop reminding you."
 		}
 		w.Lead = []string{
-			w.Product + " has not been able to read the data of " + whose + " in " + system + sinceDay + ". " + stops,
+			w.Product + " has not been able to read the data of " + whose + " in " + system + sinceDay + "." + part.rest("still ") + " " + stops,
 			how,
 		}
 		w.After = []string{keep, "You can still reconnect after that date: this mail keeps working.", forward}
@@ -162,6 +173,18 @@ func (w words) customer(n Notice, c clock) (words, error) {
 				"Somebody signed in to " + system + ", but to another account than the one that " + w.Product + " was connected to for " + whose + ". So that no data gets mixed up, the connection was left as it is.",
 				again,
 			}
+		case CauseUnfinished:
+			w.Preheader = "The last sign-in was not the whole of it. Please sign in once more."
+			w.Heading = systemStart + " is not back yet"
+			w.Lead = []string{
+				"Somebody signed in to " + system + " for " + whose + ", but " + system + " still does not let " + w.Product + " read the data. That happens when a step of the sign-in was left out, for example.",
+				again,
+			}
+			if part.is() {
+				w.Heading = "Almost there: one more sign-in" + part.heading()
+				w.Lead[0] = "Somebody signed in to " + system + ", but " + whose + " did not come back with it." + part.rest("")
+				w.After[0] = "Please sign in with an account that may see every company that was connected before: that is what brings all of them back. Nothing has to be set up anew, and nothing that is already in " + w.Product + " gets lost."
+			}
 		default:
 			return words{}, fmt.Errorf("field Cause %q is not one that there is", string(n.Cause))
 		}
@@ -181,6 +204,7 @@ func (w words) customer(n Notice, c clock) (words, error) {
 		fact{"Company", company},
 		fact{"Connection", line(n.ProviderName, nameLimit)},
 		fact{"Affected", list(n.Entities)},
+		fact{"Still works", list(n.Working)},
 		c.fact("Stopped", since),
 	)
 	if n.Kind == KindFixed {
@@ -190,6 +214,48 @@ func (w words) customer(n Notice, c clock) (words, error) {
 	}
 
 	return w.ending(n, company, "this connection"), nil
+}
+
+// part is the affected part of a connection that still works for the rest.
+type part struct{ stale, working []string }
+
+func partOf(n Notice) part { return part{named(n.Entities), named(n.Working)} }
+
+// is reports whether the connection is affected in part only.
+func (p part) is() bool { return len(p.stale) > 0 && len(p.working) > 0 }
+
+// heading names the part at the end of a heading, or counts it.
+func (p part) heading() string {
+	const fits = 60
+	if !p.is() {
+		return ""
+	}
+	if names := few(p.stale); utf8.RuneCountInString(names) <= fits {
+		return " for " + names
+	}
+	return fmt.Sprintf(" for %d of %d companies", len(p.stale), len(p.stale)+len(p.working))
+}
+
+// rest says, in a sentence, what is not affected: that it works, or still works.
+func (p part) rest(still string) string {
+	switch {
+	case !p.is():
+		return ""
+	case len(p.working) == 1:
+		return " " + p.working[0] + " " + still + "works."
+	}
+	return " " + few(p.working) + " " + still + "work."
+}
+
+// named are the names that are left of some when they have been cleaned.
+func named(names []string) []string {
+	var kept []string
+	for _, name := range names {
+		if name = line(name, nameLimit); name != "" {
+			kept = append(kept, name)
+		}
+	}
+	return kept
 }
 
 // ending adds what stands at the end of every mail to a customer.
@@ -237,6 +303,7 @@ func (w words) operator(n Notice, c clock) (words, error) {
 		fact{"System", system},
 		fact{"Connection", connection},
 		fact{"Affected", list(n.Entities)},
+		fact{"Still works", list(n.Working)},
 		fact{"Case", line(n.CaseID, 130)},
 		c.fact("Stale since", n.StaleSince),
 		c.fact("Case opened", n.OpenedAt),
@@ -291,12 +358,7 @@ func (c clock) fact(label string, t time.Time) fact {
 // list joins names, as many as a mail can bear.
 func list(names []string) string {
 	const most = 8
-	var kept []string
-	for _, name := range names {
-		if name = line(name, nameLimit); name != "" {
-			kept = append(kept, name)
-		}
-	}
+	kept := named(names)
 	if len(kept) > most {
 		return strings.Join(kept[:most], ", ") + fmt.Sprintf(" and %d more", len(kept)-most)
 	}

@@ -282,6 +282,8 @@ type TokenMinted struct {
 	Fingerprint  string    `json:"fingerprint"`
 	Sealed       []byte    `json:"sealed"`
 	MintedAt     time.Time `json:"minted_at"`
+	// Application is whose client was given the token.
+	Application string `json:"application,omitempty"`
 }
 
 // Cancel is the message of SignalCancel. By says who asked for it, in words for
@@ -429,6 +431,9 @@ type Status struct {
 	// simply on: "shadow" (nobody was written to), "stopped" (it waits until mail
 	// is switched on again) or "ramp" (it waits for its turn).
 	Mail string `json:"mail,omitempty"`
+	// Entities counts those of a connection that has several; their names are
+	// no part of it.
+	Entities *EntityCount `json:"entities,omitempty"`
 }
 
 // Result is what a ReauthWorkflow returns. It holds no secret and is never

@@ -129,12 +129,18 @@ type Connection struct {
 	Campaign string `json:"campaign,omitempty"`
 	// System is the employment system behind the provider, as people know it:
 	// "Gusto".
-	System   string           `json:"system,omitempty"`
-	Contacts []Contact        `json:"contacts"`
-	Products []string         `json:"products,omitempty"`
+	System   string    `json:"system,omitempty"`
+	Contacts []Contact `json:"contacts"`
+	Products []string  `json:"products,omitempty"`
+	// Entities are the connection's companies, where it has several, as the
+	// provider named them last. They are only ever read.
+	Entities Entities         `json:"entities,omitempty"`
 	Status   ConnectionStatus `json:"status"`
 	// Generation counts the adopted tokens; 0 means that none is stored.
 	Generation int64     `json:"generation"`
 	CreatedAt  time.Time `json:"created_at"`
 	UpdatedAt  time.Time `json:"updated_at"`
+	// DisconnectedAt is when a removed connection was disconnected at its provider
+	// as well. It is only ever read.
+	DisconnectedAt *time.Time `json:"disconnected_at,omitempty"`
 }

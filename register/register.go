@@ -153,6 +153,16 @@ func CheckCampaign(name string, campaigns []string) error {
 	return errors.New("is not a campaign here; known are " + strings.Join(campaigns, ", "))
 }
 
+// CheckApplication refuses an application whose client credentials nobody has: a
+// case of its connection could never open a session. Nil applications take every
+// name. The error is a *Problem.
+func CheckApplication(name string, applications []string) error {
+	if applications == nil || slices.Contains(applications, name) {
+		return nil
+	}
+	return wrong("application", "is not configured here; known are "+strings.Join(applications, ", ")+". The file of REAUTH_APPLICATIONS names those beside default")
+}
+
 // ValidEmail takes an address as SMTP does, without a display name.
 func ValidEmail(email string) bool {
 	address, err := mail.ParseAddress(email)

@@ -43,6 +43,9 @@ func (s *server) introspect(ctx context.Context, application, accessToken string
 	var refusal *finch.Error
 	switch {
 	case err == nil:
+		if err := s.checkOwner(application, answer.ClientID); err != nil {
+			return nil, err
+		}
 		return &introspected{Introspection: answer, token: token, at: at}, nil
 	case errors.Is(err, ErrUnknownApplication):
 		return nil, fieldProblem("body.application", "is not configured here, so its tokens cannot be checked")

@@ -51,6 +51,12 @@ func (s *server) callback(w http.ResponseWriter, r *http.Request) {
 		s.pages.render(w, r, http.StatusBadRequest, s.pages.malformedReturn())
 		return
 	}
+	application, ok := callbackApplication(r)
+	if !ok {
+		s.metrics.returned(r.Context(), "malformed")
+		s.pages.render(w, r, http.StatusNotFound, s.pages.malformedReturn())
+		return
+	}
 	from, known := s.origin(r, state)
 	if code == "" {
 		s.metrics.returned(r.Context(), "without_code")
@@ -80,7 +86,11 @@ func (s *server) callback(w http.ResponseWriter, r *http.Request) {
 			s.pages.render(w, r, http.StatusTooManyRequests, s.pages.keepOpen())
 			return
 		}
-		if err := s.mayRedeem(ctx, r); err != nil {
+		err := errNotTaken
+		if s.knows(application) {
+			err = s.mayRedeem(ctx, r)
+		}
+		if err != nil {
 			s.refuseCode(w, r, err)
 			return
 		}
@@ -89,9 +99,12 @@ func (s *server) callback(w http.ResponseWriter, r *http.Request) {
 		s.pages.render(w, r, http.StatusTooManyRequests, s.pages.tooMany(s.wayBack(ctx, from.Link)))
 		return
 	}
+	if !known && application != reauth.DefaultApplication {
+		from.Application = application // what the path says is sure: it is the session's own
+	}
 	caseID, err := s.deliver(ctx, delivery{
 		ConnectionID: from.ConnectionID, CaseID: from.CaseID, Application: from.Application,
-		Message: reauth.CodeReceived{Code: code, RedirectURI: s.callbackURL()},
+		Message: reauth.CodeReceived{Code: code, RedirectURI: s.callbackURL(application)},
 	})
 	if err != nil {
 		s.metrics.returned(ctx, "not_taken")

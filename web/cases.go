@@ -72,10 +72,11 @@ type NoticeView struct {
 // CaseDetail is the newest case of a connection, with all that is known of it.
 type CaseDetail struct {
 	CaseView
-	Session  *SessionView `json:"session,omitempty" doc:"Present while the case is open and has a session."`
-	Link     string       `json:"link,omitempty" doc:"The link of the first contact who can be written to, for keys with the scope operator. Whoever has it can act for the customer."`
-	Timeline []EventView  `json:"timeline" nullable:"false" doc:"What happened, oldest first."`
-	Notices  []NoticeView `json:"notices" nullable:"false" doc:"Who was told what, on which channel, and what became of it, oldest first."`
+	Session  *SessionView    `json:"session,omitempty" doc:"Present while the case is open and has a session."`
+	Link     string          `json:"link,omitempty" doc:"The link of the first contact who can be written to, for keys with the scope operator. Whoever has it can act for the customer."`
+	Entities reauth.Entities `json:"entities,omitempty" doc:"The companies of a connection that has several, as they were last seen. Those with the status reauth want a new login; those with disconnected are not part of the connection any more."`
+	Timeline []EventView     `json:"timeline" nullable:"false" doc:"What happened, oldest first."`
+	Notices  []NoticeView    `json:"notices" nullable:"false" doc:"Who was told what, on which channel, and what became of it, oldest first."`
 }
 
 // CaseList is one page of cases.
@@ -129,7 +130,7 @@ func (s *server) getCase(ctx context.Context, in *ConnectionPath) (*struct{ Body
 	if err != nil {
 		return nil, s.databaseDown(ctx, "reading whether mail goes out", err)
 	}
-	detail := CaseDetail{CaseView: viewOf(newest, mail), Timeline: []EventView{}, Notices: []NoticeView{}}
+	detail := CaseDetail{CaseView: viewOf(newest, mail), Entities: c.Entities, Timeline: []EventView{}, Notices: []NoticeView{}}
 	if newest.Outcome == "" && newest.SessionID != "" {
 		detail.Session = &SessionView{ID: newest.SessionID, ConnectURL: newest.ConnectURL, ExpiresAt: newest.SessionExpiresAt}
 	}

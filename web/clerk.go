@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -243,7 +244,7 @@ func alike(events []db.Webhook) []db.Webhook {
 func saysTheSame(a, b db.Webhook) bool {
 	means := meaningOf(eventOf(a))
 	// error_reauth is reauth's older name; of jobs of a type the newest knows best.
-	return means == meaningOf(eventOf(b)) && a.EntityID == b.EntityID && a.Type == b.Type && (a.Status == b.Status || means == meansReauth)
+	return means == meaningOf(eventOf(b)) && a.EntityID == b.EntityID && a.Type == b.Type && slices.Equal(a.Applications, b.Applications) && (a.Status == b.Status || means == meansReauth)
 }
 
 func eventOf(w db.Webhook) finch.Event {
@@ -320,6 +321,10 @@ func (c *clerk) obey(ctx context.Context, w db.Webhook) (deed, error) {
 		return deed{}, c.databaseDown(ctx, "reading a webhook's connection", err)
 	case connection.Status == reauth.StatusRemoved:
 		return ignored("removed"), nil
+	case len(w.Applications) > 0 && !slices.Contains(w.Applications, connection.Application):
+		c.Logger.LogAttrs(ctx, slog.LevelWarn, "an event about a connection was signed by another application, and ignored",
+			slog.String("event_id", w.EventID), slog.String("connection_id", w.ConnectionID), slog.String("application", connection.Application))
+		return ignored("another_application"), nil
 	}
 	e := eventOf(w)
 	means := meaningOf(e)
@@ -333,7 +338,7 @@ func (c *clerk) obey(ctx context.Context, w db.Webhook) (deed, error) {
 	case means == meansSetup:
 		d, err = c.report(ctx, connection, e, e.Status, e.Status, "")
 	case e.EntityID != "":
-		d, err = c.obeyEntity(ctx, connection)
+		d, err = c.obeyEntity(ctx, connection, e)
 	case means == meansConnected:
 		d, err = c.obeyConnected(ctx, connection)
 	case means == meansDisconnected:
@@ -393,7 +398,10 @@ func (c *clerk) obeyDisconnected(ctx context.Context, connection reauth.Connecti
 // obeyEntity is about one entity of several, which alone neither heals a case
 // nor ends it: an open case is told to look at all of them. Without a token it
 // could not look, and would believe that all is well.
-func (c *clerk) obeyEntity(ctx context.Context, connection reauth.Connection) (deed, error) {
+func (c *clerk) obeyEntity(ctx context.Context, connection reauth.Connection, e finch.Event) (deed, error) {
+	if err := c.DB.SetEntityStatus(ctx, connection.ConnectionID, e.EntityID, e.Status, c.Now()); err != nil {
+		return deed{}, c.databaseDown(ctx, "storing what a webhook says of an entity", err)
+	}
 	if connection.Generation == 0 {
 		return ignored("no_token"), nil
 	}

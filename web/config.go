@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,6 +51,9 @@ type Config struct {
 	Starter Starter
 	// Introspect asks the provider what a token is worth.
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
+	// Disconnect ends the connection of a token at its provider. Without it no
+	// connection can be disconnected.
+	Disconnect func(ctx context.Context, application string, token secrets.Secret) error
 	// AdoptImported asks the provider about the tokens that imports have handed
 	// in as a connection's, and stores the one that works; adopted says that
 	// there is one. Optional: without it, they wait for the background.
@@ -84,8 +88,11 @@ type Config struct {
 	SupportEmail string
 
 	// FinchWebhookSecrets verify Finch's webhooks: more than one while a
-	// secret is rotated. Without any the endpoint answers 404.
+	// secret is rotated. They are the default application's. Where no
+	// application has any, the endpoint answers 404.
 	FinchWebhookSecrets []string
+	// Applications are those beside the default one. Optional.
+	Applications []Application
 	// BootstrapAPIKey is stored, hashed, as a key with every scope. Optional.
 	BootstrapAPIKey string
 
@@ -149,6 +156,11 @@ func (c *Config) check() error {
 			return fmt.Errorf(`web: ConnectHosts holds %q, but needs host names, as "connect.tryfinch.com" or "127.0.0.1:8080"`, host)
 		}
 	}
+	for i, a := range c.Applications {
+		if a.Name == "" || a.Name == reauth.DefaultApplication || slices.ContainsFunc(c.Applications[:i], func(b Application) bool { return b.Name == a.Name }) {
+			return fmt.Errorf("web: Applications[%d] has no name of its own", i)
+		}
+	}
 	for _, origin := range c.CodecOrigins {
 		if err := secrets.CheckOrigin(origin); err != nil {
 			return fmt.Errorf("web: CodecOrigins holds %q, but %w", origin, err)
@@ -165,6 +177,9 @@ func (c *Config) check() error {
 	}
 	if c.ProductName == "" {
 		c.ProductName = "Reauth"
+	}
+	if c.Disconnect == nil {
+		c.Disconnect = noDisconnect
 	}
 	if c.ImportPace == 0 {
 		c.ImportPace = imports.DefaultPace
@@ -206,9 +221,6 @@ func (c *Config) checkCampaign(name string) error {
 
 // secure tells whether browsers reach this service over TLS.
 func (c *Config) secure() bool { return strings.HasPrefix(c.PublicURL, "https://") }
-
-// callbackURL is the redirect URI with which sessions are opened.
-func (c *Config) callbackURL() string { return c.PublicURL + "/callback" }
 
 // connectURLAllowed tells whether a customer's browser may be sent there: a
 // session URL comes from a provider over the network and from a database, and

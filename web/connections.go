@@ -69,8 +69,8 @@ func (s *server) connectionRoutes(api huma.API) {
 	huma.Register(api, answers(operation("get-connection", http.MethodGet, path, tagConnections, "Read a connection",
 		"Also one that was removed: its status says so. A contact who is not written to has `unreachable`: `bounce`, `complaint` or `opt_out` is said of the address, `not_me` of the person and this connection alone.", ScopeConnections, ScopeOperator), http.StatusNotFound), s.getConnection)
 	del := answers(operation("delete-connection", http.MethodDelete, path, tagConnections, "Remove a connection",
-		"Forgets its tokens, contacts and links, and ends its open case. The connection at the provider stays as it is.",
-		ScopeConnections), http.StatusNotFound)
+		"Forgets its tokens, contacts and links, and ends its open case. The connection at the provider stays as it is, and is billed, unless `disconnect` is true: then it is disconnected there first, and nothing is removed here if that fails. A connection that the provider knows no longer counts as disconnected. Repeating the call changes nothing.",
+		ScopeConnections), http.StatusNotFound, http.StatusConflict, http.StatusBadGateway)
 	del.DefaultStatus = http.StatusNoContent
 	huma.Register(api, del, s.deleteConnection)
 }
@@ -97,7 +97,7 @@ func (s *server) putConnection(ctx context.Context, in *putConnectionInput) (*co
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkCampaign(c.Campaign); err != nil {
+	if err := cmp.Or(s.checkCampaign(c.Campaign), s.checkApplication(c.Application)); err != nil {
 		return nil, err
 	}
 	var token *introspected
@@ -120,7 +120,7 @@ func (s *server) postConnection(ctx context.Context, in *postConnectionInput) (*
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkCampaign(c.Campaign); err != nil {
+	if err := cmp.Or(s.checkCampaign(c.Campaign), s.checkApplication(c.Application)); err != nil {
 		return nil, err
 	}
 	token, err := s.introspect(ctx, c.Application, in.Body.AccessToken)
@@ -156,6 +156,9 @@ func (s *server) storeConnection(ctx context.Context, c reauth.Connection, token
 		return nil, s.databaseDown(ctx, "storing a connection", err)
 	}
 	if token != nil {
+		if err := s.DB.SeeEntities(ctx, c.ConnectionID, entitiesOf(token.Introspection), token.at); err != nil {
+			return nil, s.databaseDown(ctx, "storing a connection's entities", err)
+		}
 		if err := s.adopt(ctx, c.ConnectionID, token); err != nil {
 			return nil, err
 		}
@@ -248,12 +251,21 @@ func unregistered(id string) error {
 	return problem(http.StatusNotFound, "The connection "+id+" is not registered. PUT /v1/connections/"+id+" registers it.")
 }
 
-func (s *server) deleteConnection(ctx context.Context, in *ConnectionPath) (*struct{}, error) {
-	removed, err := s.DB.RemoveConnection(ctx, in.ConnectionID)
-	switch {
-	case errors.Is(err, db.ErrNotFound):
+type deleteConnectionInput struct {
+	ConnectionPath
+	Disconnect bool `query:"disconnect" doc:"Whether to disconnect it at the provider first, which is for good: a customer who connects again is a new, billed connection."`
+}
+
+func (s *server) deleteConnection(ctx context.Context, in *deleteConnectionInput) (*struct{}, error) {
+	var removed bool
+	var err error
+	if in.Disconnect {
+		if removed, err = s.removeDisconnected(ctx, in.ConnectionID); err != nil {
+			return nil, err
+		}
+	} else if removed, err = s.DB.RemoveConnection(ctx, in.ConnectionID); errors.Is(err, db.ErrNotFound) {
 		return nil, unregistered(in.ConnectionID)
-	case err != nil:
+	} else if err != nil {
 		return nil, s.databaseDown(ctx, "removing a connection", err)
 	}
 	if removed {

@@ -422,7 +422,7 @@ func TestConnectionsWithoutDatabase(t *testing.T) {
 	require.ErrorContains(t, err, "The database cannot be reached")
 	_, err = s.listConnections(ctx, &listConnectionsInput{})
 	require.ErrorContains(t, err, "The database cannot be reached")
-	_, err = s.deleteConnection(ctx, &ConnectionPath{connID})
+	_, err = s.deleteConnection(ctx, &deleteConnectionInput{ConnectionPath: ConnectionPath{connID}})
 	require.ErrorContains(t, err, "The database cannot be reached")
 	require.Empty(t, f.temporal.signals, "no case is ended for a connection that was not removed")
 }

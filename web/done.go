@@ -18,7 +18,9 @@ type result struct {
 	kase    db.Case
 	hasCase bool
 	company string
-	now     time.Time
+	// entities are the connection's companies, as they were last seen.
+	entities reauth.Entities
+	now      time.Time
 }
 
 // verdict is what a result page says.
@@ -30,6 +32,7 @@ const (
 	verdictFixed       verdict = "fixed"       // this sign-in brought the connection back
 	verdictWorks       verdict = "works"       // it works, whatever became of this sign-in
 	verdictUnconfirmed verdict = "unconfirmed" // stored, but the provider does not confirm it
+	verdictPartly      verdict = "partly"      // stored, and some of the companies are back
 	verdictWrong       verdict = "wrong_account"
 	verdictRefused     verdict = "refused"
 	verdictLost        verdict = "lost"
@@ -74,6 +77,9 @@ func (v result) verdict() verdict {
 		case restored:
 			return verdictWorks
 		case v.hasCase && (!v.kase.Open() || v.kase.Phase == reauth.PhaseAwaitingCustomer):
+			if v.entities.Partly() {
+				return verdictPartly
+			}
 			return verdictUnconfirmed
 		}
 		return verdictChecking
@@ -156,7 +162,7 @@ func (s *server) learn(r *http.Request, v *result) error {
 	if err != nil && !errors.Is(err, db.ErrNotFound) {
 		return err
 	}
-	v.company = companyOf(c)
+	v.company, v.entities = companyOf(c), c.Entities
 	if c.Status == reauth.StatusRemoved {
 		v.company = "your company"
 	}

@@ -55,6 +55,7 @@ func TestVerdicts(t *testing.T) {
 		{"wrong account, works", "wrong_account", hash, closed(reauth.OutcomeHealed), 0, verdictWrong},
 		{"unusable", "unusable", hash, open(reauth.PhaseAwaitingCustomer), 0, verdictOurs},
 		{"unusable, works", "unusable", hash, closed(reauth.OutcomeHealed), 0, verdictWorks},
+		{"adopted, of several companies", "adopted", hash, open(reauth.PhaseVerifying), 0, verdictChecking},
 		{"quarantined", "quarantined", hash, closed(reauth.OutcomeCancelled), 0, verdictRemoved},
 		{"pressed while redeeming", "", "", open(reauth.PhaseRedeeming), 0, verdictChecking},
 		{"pressed, recovered since", "", "", closed(reauth.OutcomeRecovered), 0, verdictWorks},

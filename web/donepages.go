@@ -2,6 +2,8 @@ package web
 
 import (
 	"cmp"
+
+	"github.com/finch-reauth/reauth/reauth"
 )
 
 // result is the page that follows Connect. back leads to the link again; it is
@@ -32,6 +34,20 @@ func (p *pages) result(v result, back string) page {
 			Tone: toneWarn, Title: "Not confirmed yet",
 			Lead:   []string{"Your sign-in was taken, but the payroll and HR system of " + company + " does not let us read its data yet. We keep looking, and write to you if it does not come back.", "If you could not finish every step of the sign-in, please go through it once more. " + mail},
 			Button: again,
+		}
+	case verdictPartly:
+		stale := v.entities.Stale()
+		need := "needs"
+		if len(stale) > 1 {
+			need = "need"
+		}
+		return page{
+			Tone: toneWarn, Title: "Almost there",
+			Lead: []string{
+				"Thank you: your sign-in was taken. " + fewNames(v.entities.Working()) + " " + worksOf(v.entities) + ", but " + fewNames(stale) + " still " + need + " you.",
+				"Please sign in once more, with an account that may see every company that was connected before. " + mail,
+			},
+			Facts: entityFacts(v.entities, "Works"), Button: again,
 		}
 	case verdictWrong:
 		return page{
@@ -73,6 +89,9 @@ func (p *pages) pending(v result, verdict verdict, company string) page {
 	if verdict == verdictChecking {
 		pg.Title = "Checking the connection"
 		pg.Lead = []string{"Your sign-in went through. We are making sure that the connection of " + company + " really works. This page goes on by itself."}
+		if v.code.State == reauth.CodeAdopted && v.entities.Partly() {
+			pg.Lead = append(pg.Lead, fewNames(v.entities.Working())+" "+worksOf(v.entities)+" already. We are waiting for "+fewNames(v.entities.Stale())+".")
+		}
 	}
 	if v.age() > slow {
 		pg.Refresh = 15

@@ -136,7 +136,7 @@ func (s *server) importConnections(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	job.Content = &patientReader{body: r.Body, control: control, now: time.Now}
 	importer := imports.Importer{
-		Store: s.DB, Keys: s.Keys, Campaigns: s.Campaigns, Now: s.Now,
+		Store: s.DB, Keys: s.Keys, Campaigns: s.Campaigns, Applications: s.applicationNames(), Now: s.Now,
 		Wrote: func(p imports.Part) {
 			_ = control.SetWriteDeadline(time.Now().Add(importPatience)) // a test's recorder has none
 			s.contactsChanged(r.Context(), p.Contacts, "The connection was imported with other contacts.")

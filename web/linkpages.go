@@ -62,11 +62,18 @@ func (p *pages) link(v linkView) page {
 
 func (p *pages) linkAsk(v linkView) page {
 	company := companyOf(v.connection)
+	whose, back, rest := company, "it", restOf(v.connection.Entities)
+	if rest != "" { // only some of its companies are lost
+		stale := v.connection.Entities.Stale()
+		if whose = fewNames(stale); len(stale) > 1 {
+			back = "them"
+		}
+	}
 	host := connectHost(v.newest.ConnectURL, p.config.ConnectHosts[0])
 	return page{
 		Tone: toneAsk, Title: "Reconnect " + company,
 		Lead: []string{
-			p.config.ProductName + " can no longer read " + systemOf(v.connection) + " of " + company + ". This happens when a password or a security setting changes there. Signing in once more brings it back.",
+			p.config.ProductName + " can no longer read " + systemOf(v.connection) + " of " + whose + ". This happens when a password or a security setting changes there. Signing in once more brings " + back + " back." + rest,
 		},
 		Facts: p.linkFacts(v),
 		Steps: []string{
@@ -102,6 +109,7 @@ func (p *pages) linkFacts(v linkView) []fact {
 	if v.hasCase && v.newest.Open() {
 		facts = append(facts, fact{"Lost since", day(v.newest.OpenedAt)})
 	}
+	facts = append(facts, entityFacts(v.connection.Entities, "Still works")...)
 	if v.hasCase && v.newest.Open() && v.newest.DeadlineAt != nil {
 		facts = append(facts, fact{"Renew by", day(*v.newest.DeadlineAt)})
 	}

@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"net/url"
 	"testing"
 	"time"
 
@@ -156,4 +157,31 @@ func TestBulk(t *testing.T) {
 		})
 	}
 	require.Equal(t, http.StatusUnauthorized, f.do("POST", "/v1/cases:cancel", map[string]any{"all": true, "reason": "x"}, noKey).Code)
+}
+
+// Operators' pages say that mail does not go out, and which cases wait for it.
+func TestOperatorsPagesSayThatMailIsStopped(t *testing.T) {
+	f := newFixture(t, withSignIn(nil, true))
+	f.register(connID)
+	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
+	v := f.visitor()
+	v.open(http.MethodPost, "/operator/sign-in", url.Values{"key": {apiKey}})
+	require.NotContains(t, v.open(http.MethodGet, "/operator?show=all", nil).Body.String(), "Customer mail is stopped")
+	f.api(200, "PUT", "/v1/mail", map[string]any{"mode": "stopped"}, nil)
+	_, _, err := f.db.HoldMail(t.Context(), "case-1")
+	require.NoError(t, err)
+	page := v.open(http.MethodGet, "/operator?show=all", nil).Body.String()
+	require.Contains(t, page, "Customer mail is stopped")
+	require.Contains(t, page, "waiting for customer mail to be switched on again")
+	require.Contains(t, v.open(http.MethodGet, "/operator/connections/"+connID, nil).Body.String(), "Customer mail is stopped")
+}
+
+// A key that is limited to an application has no part in what is about all of
+// them.
+func TestALimitedKeyStopsNothing(t *testing.T) {
+	f := newFixture(t)
+	limited := bearer(f.key(db.APIKey{Name: "payroll", Scopes: Scopes(), Application: "payroll"}))
+	for _, call := range [][2]string{{"GET", "/v1/mail"}, {"PUT", "/v1/mail"}, {"POST", "/v1/cases:cancel"}, {"GET", "/v1/bulk"}} {
+		require.Equal(t, http.StatusForbidden, f.do(call[0], call[1], map[string]any{"mode": "stopped"}, limited).Code, call)
+	}
 }

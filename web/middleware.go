@@ -26,6 +26,9 @@ func boundsOf(r *http.Request) (largest int64, working time.Duration) {
 	if strings.HasPrefix(r.URL.Path, "/codec/") {
 		return 0, maxWorking // it has its own, larger bound
 	}
+	if r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v1/connections/") && strings.HasSuffix(r.URL.Path, "/token") {
+		return maxBody, maxTokenWait + 5*time.Second // its answer may be held back
+	}
 	if r.URL.Path == importPath {
 		return maxImport, importAtMost
 	}

@@ -40,15 +40,16 @@ type frame struct {
 	Who, Form                         string // of who is signed in
 	Trouble                           string // what did not work
 	Done                              string // what did
+	Mail                              string // that mail does not go out
 }
 
 func (s *server) frame(title string) frame {
 	return frame{Title: title, Product: s.ProductName, StyleURL: s.pages.assetURL("style.css"), IconURL: s.pages.assetURL("icon.svg")}
 }
 
-func (s *server) frameFor(who operator, title string) frame {
+func (s *server) frameFor(ctx context.Context, who operator, title string) frame {
 	f := s.frame(title)
-	f.Who, f.Form = who.Who, s.form(who)
+	f.Who, f.Form, f.Mail = who.Who, s.form(who), s.mailBanner(ctx)
 	return f
 }
 
@@ -85,7 +86,7 @@ type foundRow struct{ Name, Href, Status, About string }
 // showCases lists cases, and connections that were searched for.
 func (s *server) showCases(w http.ResponseWriter, r *http.Request, who operator) {
 	ctx, query := r.Context(), r.URL.Query()
-	v := casesView{frame: s.frameFor(who, "Cases"), Find: strings.TrimSpace(query.Get("find"))}
+	v := casesView{frame: s.frameFor(ctx, who, "Cases"), Find: strings.TrimSpace(query.Get("find"))}
 	show := query.Get("show")
 	if _, known := phasesOfTabs[show]; !known {
 		show = "waiting"
@@ -150,8 +151,13 @@ func standing(c db.Case) string {
 	if !c.Open() {
 		return strings.ReplaceAll(string(c.Outcome), "_", " ")
 	}
-	if c.Held {
+	switch {
+	case c.Held:
 		return "held: the provider may be to blame"
+	case c.Waits == "stopped":
+		return "waiting for customer mail to be switched on again"
+	case c.Waits == "ramp":
+		return "waiting for its turn to be written to"
 	}
 	return map[reauth.Phase]string{
 		reauth.PhaseConfirming: "asking whether the loss is real", reauth.PhaseAwaitingCustomer: "waiting for the customer",
@@ -193,6 +199,7 @@ type connectionView struct {
 	Timeline []lineRow
 	Notices  []noticeRow
 	Contacts []contactRow
+	Entities []fact // the companies of a connection that has several, and how each does
 	Act      string // where its forms post to
 }
 
@@ -211,16 +218,19 @@ func (s *server) connectionPage(w http.ResponseWriter, r *http.Request, who oper
 	ctx, id := r.Context(), r.PathValue("connection_id")
 	c, err := s.connection(ctx, id)
 	if err != nil {
-		v := casesView{frame: s.frameFor(who, "Cases")}
+		v := casesView{frame: s.frameFor(ctx, who, "Cases")}
 		v.Trouble = detailOf(err)
 		s.pages.write(w, r, statusOf(err), "cases.html", v)
 		return
 	}
-	v := connectionView{frame: s.frameFor(who, cmp.Or(c.CustomerName, c.ConnectionID)), ID: id, Act: connectionHref(id)}
+	v := connectionView{frame: s.frameFor(ctx, who, cmp.Or(c.CustomerName, c.ConnectionID)), ID: id, Act: connectionHref(id)}
 	v.frame.Trouble, v.Done = trouble, doneWords[r.URL.Query().Get("done")]
 	v.Facts = []fact{{"Connection", c.ConnectionID}, {"System", c.System}, {"Status", string(c.Status)}, {"Application", c.Application}}
 	if c.CustomerID != "" {
 		v.Facts = append(v.Facts, fact{"Customer ID", c.CustomerID})
+	}
+	for _, e := range c.Entities {
+		v.Entities = append(v.Entities, fact{e.Called(), e.Status})
 	}
 	names := map[string]string{db.RecipientOperator: "operator"}
 	for _, p := range c.Contacts {
@@ -320,7 +330,7 @@ func (s *server) act(w http.ResponseWriter, r *http.Request, who operator) {
 
 func (s *server) actOnStorm(w http.ResponseWriter, r *http.Request, who operator) {
 	if _, err := s.releaseStorm(r.Context(), &stormPath{StormID: r.PathValue("storm_id")}); err != nil {
-		v := casesView{frame: s.frameFor(who, "Cases")}
+		v := casesView{frame: s.frameFor(r.Context(), who, "Cases")}
 		v.Trouble = detailOf(err)
 		s.pages.write(w, r, statusOf(err), "cases.html", v)
 		return

@@ -94,7 +94,7 @@ func TestReportStormSmall(t *testing.T) {
 func BenchmarkReportStorm(b *testing.B) {
 	const reports, connections, callers, rounds = 100_000, 1000, 16, 20
 	for b.Loop() {
-		f := newFixture(b)
+		f := newFixture(b, func(c *Config) { c.Limits.Key = NoLimit() })
 		call := stormOf(b, f, connections)
 		var report, get time.Duration
 		for round := range rounds {

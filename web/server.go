@@ -80,6 +80,7 @@ func (s *server) routes(api huma.API) {
 	s.bulkRoutes(api)
 	s.embeddedRoutes(api)
 	s.tokenRoutes(api)
+	s.quarantineRoutes(api)
 	s.reachRoutes(api)
 
 	s.mux.HandleFunc("GET /r/{link}", s.showLink)
@@ -87,6 +88,7 @@ func (s *server) routes(api huma.API) {
 	s.mux.HandleFunc("GET /stop/{link}", s.showStop)
 	s.mux.HandleFunc("POST /stop/{link}", s.pressStop)
 	s.mux.HandleFunc("GET /callback", s.callback)
+	s.mux.HandleFunc("GET /callback/{application}", s.callback)
 	s.mux.HandleFunc("GET /done/{ticket}", s.done)
 	s.mux.HandleFunc("GET /again/{ticket}", s.again)
 	s.mux.HandleFunc("GET /assets/{name}", s.pages.asset)

@@ -24,6 +24,9 @@ type TokenView struct {
 	AdoptedAt   time.Time `json:"adopted_at"`
 }
 
+// maxTokenWait is the most that an answer is held back.
+const maxTokenWait = 50 * time.Second
+
 type getTokenInput struct {
 	ConnectionPath
 	After int64 `query:"after" minimum:"0" doc:"The generation that you have. The answer is 204 unless a later one is stored." example:"3"`

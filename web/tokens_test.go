@@ -143,6 +143,16 @@ func TestWaitingEndsWithTheService(t *testing.T) {
 	f.api(204, "GET", connectionURL+"/token?wait=50", nil, nil)
 }
 
+// Whoever waits as long as is allowed gets an answer that is no failure: the
+// request may take longer than the wait, and less than the server writes.
+func TestTheLongestWaitFits(t *testing.T) {
+	_, working := boundsOf(httptest.NewRequest("GET", connectionURL+"/token?wait=50", nil))
+	require.Greater(t, working, maxTokenWait)
+	require.Less(t, working, 60*time.Second)
+	_, other := boundsOf(httptest.NewRequest("GET", connectionURL, nil))
+	require.Equal(t, maxWorking, other)
+}
+
 // However many wait, the database gets one question at a time.
 func TestOneQuestionForAllWhoWait(t *testing.T) {
 	var w waits

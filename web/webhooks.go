@@ -35,7 +35,7 @@ type webhookAnswer struct {
 // the clerk acts on it later. Whoever cannot sign costs no database work.
 func (s *server) finchWebhook(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
-	if len(s.FinchWebhookSecrets) == 0 {
+	if !s.takesWebhooks() {
 		writeProblem(w, problem(http.StatusNotFound, "No Finch webhook secret is configured: set FINCH_WEBHOOK_SECRET."))
 		return
 	}
@@ -49,7 +49,7 @@ func (s *server) finchWebhook(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem(http.StatusBadRequest, "The event could not be read to its end."))
 		return
 	}
-	eventID, err := s.verifyFinch(r.Header, body)
+	eventID, signers, err := s.signers(r.Header, body, s.Now())
 	if err != nil {
 		writeProblem(w, s.unverified(ctx, err))
 		return
@@ -60,7 +60,7 @@ func (s *server) finchWebhook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	event := finchEvent(eventID, body, s.Job != nil)
-	event.ReceivedAt = s.Now()
+	event.ReceivedAt, event.Applications = s.Now(), signers
 	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	fresh, err := s.DB.StoreWebhook(bounded, event, body)
@@ -86,11 +86,6 @@ func (s *server) finchWebhook(w http.ResponseWriter, r *http.Request) {
 		}
 		writeJSON(w, http.StatusOK, webhookAnswer{Result: "stored"})
 	}
-}
-
-// verifyFinch finds out whether Finch signed an event, and which one it is.
-func (s *server) verifyFinch(h http.Header, body []byte) (eventID string, err error) {
-	return finch.VerifyWebhook(s.FinchWebhookSecrets, h, body, s.Now())
 }
 
 // unverified is the problem of an event that is not believed. The log hears of

@@ -430,7 +430,7 @@ func TestBulkRelease(t *testing.T) {
 		mails := d.sent(id + "@acme.example")
 		require.Len(t, mails, 2, id)
 		assert.WithinDuration(t, tuesday.Add(2*day+2*time.Hour), mails[1].at, time.Minute, id)
-		assert.Contains(t, d.timeline(id), "released Nothing holds the notices any more: back at work")
+		assert.Contains(t, d.timeline(id), "released Nothing holds the notices any more, released by Grace: back at work")
 	}
 	assert.Equal(t, []string{"Tue 03 Mar 09:00", "Fri 06 Mar 21:00"}, []string{d.got("c002")[0], tuesday.Add(3*day + 12*time.Hour).Format("Mon 02 Jan 15:04")})
 	require.Len(t, d.bulks, 2)

@@ -292,6 +292,10 @@ func (s *season) Exchange(context.Context, secrets.Secret, string) (activities.G
 	return activities.Grant{}, fmt.Errorf("nobody comes back from Connect in this season")
 }
 
+func (s *season) FindConnection(context.Context, activities.CustomerRequest) (string, error) {
+	return "", fmt.Errorf("nobody asks for a customer's connection in this season")
+}
+
 // endless makes Temporal's test environment more like its server: it lifts the
 // ten attempts after which the environment gives an activity up, and says when a
 // child began by the skipping clock, as it does of other workflows.

@@ -80,6 +80,7 @@ func (c *reauthCase) confirm(ctx workflow.Context) {
 		}
 		c.plan = out.Plan
 		c.status.Generation = max(c.status.Generation, out.Generation)
+		c.counted(out.Entities)
 		switch out.Verdict {
 		case activities.VerdictStale:
 			c.lookedAt = out.ConfirmedAt
@@ -119,6 +120,7 @@ func (c *reauthCase) notify(ctx workflow.Context, s step) {
 	}
 	var out activities.Noticed
 	done, err := c.do(ctx, c.noticing(ctx, s), acts.Notify, c.noticeInput(s), &out)
+	c.counted(out.Entities)
 	switch {
 	case !done:
 	case err != nil:
@@ -130,6 +132,8 @@ func (c *reauthCase) notify(ctx workflow.Context, s step) {
 		c.heal(ctx)
 	case out.Gone:
 		c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)
+	case out.Removed:
+		c.end(reauth.OutcomeCancelled, reauth.ReasonConnectionRemoved)
 	default:
 		c.status.NoticesSent += out.Sent - s.sent
 		c.noted(s, out)
@@ -148,6 +152,7 @@ func (c *reauthCase) look(ctx workflow.Context) (held bool) {
 	c.restored, c.lookAt = false, time.Time{}
 	var out activities.Looked
 	done, err := c.do(ctx, looking, acts.Look, activities.LookInput{Case: c.ref, Told: c.told}, &out)
+	c.counted(out.Entities)
 	switch {
 	case !done:
 	case err != nil:
@@ -159,6 +164,8 @@ func (c *reauthCase) look(ctx workflow.Context) (held bool) {
 		c.heal(ctx)
 	case out.Gone:
 		c.end(reauth.OutcomeFailed, reauth.ReasonConnectionNotFound)
+	case out.Removed:
+		c.end(reauth.OutcomeCancelled, reauth.ReasonConnectionRemoved)
 	default:
 		c.told = false
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/reauth"
@@ -607,6 +608,39 @@ func TestATokenThatDoesNotWorkYet(t *testing.T) {
 		assert.Equal(t, []string{"first after-0s", "try_again try-again-1", "reminder after-2d", "reminder after-5d"}, w.did("notify"))
 		assert.Equal(t, []string{"2"}, w.did("session"), "a fresh session: the customer is not locked out")
 	})
+}
+
+// A login that brought some companies back, but not all: whoever made it is asked
+// once more, soon. Temporal shows how many, and never which.
+func TestALoginThatBringsSomeEntitiesBack(t *testing.T) {
+	w := newWorld(t)
+	count := func(stale int) *reauth.EntityCount { return &reauth.EntityCount{Total: 3, Stale: stale, Gone: 1} }
+	w.confirm = func(_ int, in activities.ConfirmInput) (activities.Confirmed, error) {
+		out := w.stale(in)
+		out.Entities = count(2)
+		return out, nil
+	}
+	w.verify = func(int, activities.VerifyInput) (activities.Verified, error) {
+		return activities.Verified{State: reauth.CodeAdopted, Generation: 3, Entities: count(1)}, nil
+	}
+	w.working = func(int, activities.WorkingInput) error {
+		return temporal.NewNonRetryableApplicationError("some entities still want the login", activities.ErrTypeEntitiesLeft, nil)
+	}
+	var causes []reauth.CodeState
+	w.notify = func(n int, in activities.NoticeInput) (activities.Noticed, error) {
+		causes = append(causes, in.Cause)
+		return activities.Noticed{Sent: 1, Restored: n == 3}, nil
+	}
+	w.after(30*time.Minute, func() { assert.Equal(t, count(2), w.status(t).Entities) })
+	w.code(time.Hour, "abc")
+	w.after(time.Hour+5*time.Minute, func() {
+		status := w.status(t)
+		assert.Equal(t, count(1), status.Entities)
+		assert.Equal(t, reauth.PhaseAwaitingCustomer, status.Phase)
+		assert.Equal(t, "The new token is stored, but some of the connection's entities still want a login.", status.LastError)
+	})
+	assert.Equal(t, reauth.OutcomeRecovered, w.run(t, reauth.Input{}).Outcome, "with the rest of them")
+	assert.Equal(t, []reauth.CodeState{"", reauth.CodeAdopted, ""}, causes)
 }
 
 // The customer is in Connect when the last session ends: the case waits, and

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"errors"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -207,6 +208,7 @@ func (c *reauthCase) verify(ctx workflow.Context, minted reauth.TokenMinted) {
 		c.stalled--
 	}
 	c.status.Generation = max(c.status.Generation, out.Generation)
+	c.counted(out.Entities)
 	switch out.State {
 	case reauth.CodeRecovered:
 		c.adopted = true
@@ -239,10 +241,19 @@ func (c *reauthCase) awaitWorking(ctx workflow.Context, minted reauth.TokenMinte
 		c.end(reauth.OutcomeRecovered, "")
 	} else {
 		c.sessionSpent = true
-		c.trouble("The new token is stored, but the provider still refuses the connection.")
-		c.askAgain, c.askCause = true, ""
+		c.trouble(notWorking(err))
+		c.askAgain, c.askCause = true, reauth.CodeAdopted
 	}
 	c.show(ctx)
+}
+
+// notWorking says why a token that is stored does not work.
+func notWorking(err error) string {
+	var failed *temporal.ApplicationError
+	if errors.As(err, &failed) && failed.Type() == activities.ErrTypeEntitiesLeft {
+		return "The new token is stored, but some of the connection's entities still want a login."
+	}
+	return "The new token is stored, but the provider still refuses the connection."
 }
 
 // RedeemWorkflow exchanges a code that came back from Connect without saying

@@ -88,6 +88,14 @@ func (c *reauthCase) answer() (reauth.Status, error) {
 	return s, nil
 }
 
+// counted keeps what was last counted of the connection's entities, if it has
+// several. Their names stay out of what Temporal shows.
+func (c *reauthCase) counted(n *reauth.EntityCount) {
+	if n != nil {
+		c.status.Entities = n
+	}
+}
+
 // trouble remembers what went wrong last, for people to read.
 func (c *reauthCase) trouble(problem string) {
 	if problem != "" {
@@ -133,6 +141,13 @@ func (c *reauthCase) details() string {
 	}
 	if c.status.NoticesStopped {
 		lines = append(lines, "- Notices were stopped: nobody is written to any more")
+	}
+	if n := c.status.Entities; n != nil {
+		entities := fmt.Sprintf("- Entities that want a login: %d of %d", n.Stale, n.Total)
+		if n.Gone > 0 {
+			entities += fmt.Sprintf(" (gone: %d)", n.Gone)
+		}
+		lines = append(lines, entities)
 	}
 	if c.status.Generation > 0 {
 		lines = append(lines, fmt.Sprintf("- Token generation %d is stored", c.status.Generation))

@@ -1,6 +1,7 @@
 // Command go shows what a backend in Go does about stale connections: it
-// registers one, puts starter.Transport around its Finch client, and when a
-// call is refused waits for the new token and goes on.
+// registers one, puts starter.Transport around its Finch client, takes tokens
+// from a starter.TokenSource, and when a call is refused waits for the new one
+// and goes on.
 //
 //	go run ./examples/go <connection_id>
 //
@@ -16,7 +17,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net/http"
 	"net/url"
@@ -53,6 +53,10 @@ func run(ctx context.Context, args []string) error {
 	// hand b.finch to option.WithHTTPClient.
 	reports := starter.HTTPReporter{BaseURL: b.reauthURL, APIKey: b.apiKey}
 	transport := starter.NewTransport(http.DefaultTransport, reports.Report)
+	// The source keeps the current tokens at hand. The transport tells it when one
+	// has failed.
+	tokens := &starter.TokenSource{BaseURL: b.reauthURL, APIKey: b.apiKey}
+	transport.Tokens = tokens
 	transport.OnError = func(connectionID string, err error) { log.Printf("reporting %s: %v", connectionID, err) }
 	defer func() {
 		flush, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -71,7 +75,7 @@ func run(ctx context.Context, args []string) error {
 	// From here on, whatever the backend does with Finch all day.
 	worked, refused := false, false
 	for {
-		token, err := b.token(ctx, connectionID)
+		token, err := tokens.Token(ctx, connectionID)
 		if err != nil {
 			return err
 		}
@@ -82,7 +86,9 @@ func run(ctx context.Context, args []string) error {
 		case errors.Is(err, errStale):
 			fmt.Printf("generation %d: 401 reauthenticate_user; waiting for the customer\n", token.Generation)
 			refused = true
-			if err := b.awaitNewer(ctx, connectionID, token.Generation); err != nil {
+			// That can take days: a job that cannot wait is put aside, and started
+			// again by the webhook reauth.case.closed.
+			if _, err := tokens.Recovered(ctx, connectionID); err != nil {
 				return err
 			}
 		case err != nil:
@@ -109,38 +115,11 @@ type backend struct {
 
 // register tells reauth of a connection and of whom to write to.
 func (b backend) register(ctx context.Context, connectionID, accessToken, email string) error {
-	return b.reauth(ctx, http.MethodPut, connectionPath(connectionID), map[string]any{
+	return b.reauth(ctx, http.MethodPut, "/v1/connections/"+url.PathEscape(connectionID), map[string]any{
 		"customer_name": "Acme Bakery",
 		"contacts":      []map[string]string{{"email": email, "name": "Maria", "time_zone": "America/New_York"}},
 		"access_token":  accessToken,
-	}, nil)
-}
-
-// token is a connection's current access token. Each one that a customer brings
-// is the next generation.
-type token struct {
-	AccessToken string `json:"access_token"`
-	Generation  int64  `json:"generation"`
-}
-
-func (b backend) token(ctx context.Context, connectionID string) (t token, err error) {
-	err = b.reauth(ctx, http.MethodGet, connectionPath(connectionID)+"/token", nil, &t)
-	return t, err
-}
-
-// awaitNewer waits until there is a newer token than the one that was refused.
-// That can take days: a job that cannot wait is put aside, and started again by
-// the webhook reauth.case.closed.
-func (b backend) awaitNewer(ctx context.Context, connectionID string, generation int64) error {
-	for {
-		t, err := b.token(ctx, connectionID)
-		if err != nil || t.Generation > generation {
-			return err
-		}
-		if err := pause(ctx, time.Second); err != nil {
-			return err
-		}
-	}
+	})
 }
 
 // errStale: the customer must log in again.
@@ -176,21 +155,13 @@ func (b backend) company(ctx context.Context, accessToken string) (name string, 
 	return "", fmt.Errorf("asking Finch: it answers %s: %s", response.Status, answer.Message)
 }
 
-func connectionPath(connectionID string) string {
-	return "/v1/connections/" + url.PathEscape(connectionID)
-}
-
 // reauth calls reauth's API. What went wrong is an RFC 9457 problem.
-func (b backend) reauth(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		text, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(text)
+func (b backend) reauth(ctx context.Context, method, path string, in any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, method, b.reauthURL+path, body)
+	request, err := http.NewRequestWithContext(ctx, method, b.reauthURL+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -208,10 +179,7 @@ func (b backend) reauth(ctx context.Context, method, path string, in, out any) e
 		_ = json.NewDecoder(response.Body).Decode(&problem)
 		return fmt.Errorf("%s %s answers %s: %s", method, path, response.Status, problem.Detail)
 	}
-	if out == nil {
-		return nil
-	}
-	return json.NewDecoder(response.Body).Decode(out)
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -65,6 +65,7 @@ var endpoints = map[string]func(*Sim, *apiCall) answer{
 	"POST /auth/token":                      (*Sim).exchange,
 	"GET /introspect":                       (*Sim).introspect,
 	"POST /disconnect":                      (*Sim).disconnect,
+	"POST /disconnect-entity":               (*Sim).disconnectEntity,
 	"GET /employer/company":                 (*Sim).company,
 	"GET /employer/directory":               (*Sim).directory,
 	"POST /employer/individual":             (*Sim).individual,
@@ -597,6 +598,30 @@ func (s *Sim) disconnect(c *apiCall) answer {
 		return *refused
 	}
 	s.setStatus(conn, finch.StatusDisconnected)
+	s.dirty = true
+	return ok(map[string]string{"status": "success"})
+}
+
+func (s *Sim) disconnectEntity(c *apiCall) answer {
+	_, conn, refused := s.bearer(c)
+	if refused != nil {
+		return *refused
+	}
+	var in struct {
+		Entities []string `json:"entity_ids"`
+	}
+	if problem := c.read(&in); problem != "" {
+		return badRequest(problem)
+	}
+	if len(in.Entities) == 0 {
+		return badRequest("entity_ids must not be empty")
+	}
+	for _, id := range in.Entities {
+		if !conn.has(id) {
+			return badRequest("entity_ids names no entity of this connection")
+		}
+	}
+	s.setStatus(conn, finch.StatusDisconnected, in.Entities...)
 	s.dirty = true
 	return ok(map[string]string{"status": "success"})
 }

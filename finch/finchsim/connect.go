@@ -112,14 +112,19 @@ func (s *Sim) actConnect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var text string
-	switch action := r.PostFormValue("action"); action {
+	action, entity, _ := strings.Cut(r.PostFormValue("action"), ":")
+	switch action {
 	case "authorize", "authorize-other":
 		account := SameAccount
 		if action == "authorize-other" {
 			account = OtherAccount
 		}
+		var only []string
+		if entity != "" {
+			only = []string{entity}
+		}
 		var err error
-		if text, err = s.completeConnect(sessionID, account, page.Embedded); err != nil {
+		if text, err = s.completeConnect(sessionID, account, page.Embedded, only...); err != nil {
 			// Somebody else was faster, or the state could not be saved.
 			page, status = s.look(sessionID, state)
 			if page.Problem == "" {

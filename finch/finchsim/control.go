@@ -21,25 +21,26 @@ func (s *Sim) controlRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /{$}", s.showIndex)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { write(w, ok(map[string]string{"status": "ok"})) })
 	for name, serve := range map[string]func(*http.Request, input) (any, error){
-		"GET /sim/connections":               s.listConnections,
-		"POST /sim/connections":              s.postConnection,
-		"GET /sim/connections/{id}":          s.getConnection,
-		"POST /sim/connections/{id}/break":   s.postStatus(finch.StatusReauth),
-		"POST /sim/connections/{id}/restore": s.postStatus(finch.StatusConnected),
-		"POST /sim/connections/{id}/status":  s.postStatus(""),
-		"POST /sim/connections/{id}/delete":  s.postDelete,
-		"POST /sim/connections/{id}/token":   s.postToken,
-		"POST /sim/connections/{id}/sync":    s.postSync,
-		"GET /sim/sessions":                  s.listSessions,
-		"POST /sim/sessions/{id}/complete":   s.postComplete,
-		"GET /sim/knobs":                     s.getKnobs,
-		"PUT /sim/knobs":                     s.putKnobs,
-		"POST /sim/knobs":                    s.putKnobs,
-		"DELETE /sim/knobs":                  s.deleteKnobs,
-		"GET /sim/counters":                  s.getCounters,
-		"GET /sim/clock":                     s.getClock,
-		"POST /sim/clock":                    s.postClock,
-		"POST /sim/webhooks":                 s.postWebhook,
+		"GET /sim/connections":                                s.listConnections,
+		"POST /sim/connections":                               s.postConnection,
+		"GET /sim/connections/{id}":                           s.getConnection,
+		"POST /sim/connections/{id}/break":                    s.postStatus(finch.StatusReauth),
+		"POST /sim/connections/{id}/restore":                  s.postStatus(finch.StatusConnected),
+		"POST /sim/connections/{id}/status":                   s.postStatus(""),
+		"POST /sim/connections/{id}/delete":                   s.postDelete,
+		"POST /sim/connections/{id}/entities/{entity}/{what}": s.postEntity,
+		"POST /sim/connections/{id}/token":                    s.postToken,
+		"POST /sim/connections/{id}/sync":                     s.postSync,
+		"GET /sim/sessions":                                   s.listSessions,
+		"POST /sim/sessions/{id}/complete":                    s.postComplete,
+		"GET /sim/knobs":                                      s.getKnobs,
+		"PUT /sim/knobs":                                      s.putKnobs,
+		"POST /sim/knobs":                                     s.putKnobs,
+		"DELETE /sim/knobs":                                   s.deleteKnobs,
+		"GET /sim/counters":                                   s.getCounters,
+		"GET /sim/clock":                                      s.getClock,
+		"POST /sim/clock":                                     s.postClock,
+		"POST /sim/webhooks":                                  s.postWebhook,
 	} {
 		mux.HandleFunc(name, func(w http.ResponseWriter, r *http.Request) { s.control(w, r, serve) })
 	}
@@ -131,6 +132,11 @@ type newConnection struct {
 
 func (s *Sim) postConnection(_ *http.Request, in input) (any, error) {
 	n := NewConnection{CustomerName: in.form.Get("customer_name"), ProviderID: in.form.Get("provider_id")}
+	for name := range strings.SplitSeq(in.form.Get("entities"), ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			n.Entities = append(n.Entities, name)
+		}
+	}
 	if err := in.read(&n); err != nil {
 		return nil, err
 	}
@@ -158,6 +164,26 @@ func (s *Sim) postStatus(status string) func(*http.Request, input) (any, error) 
 	}
 }
 
+// postEntity breaks, restores or disconnects one entity.
+func (s *Sim) postEntity(r *http.Request, _ input) (any, error) {
+	id, entity := r.PathValue("id"), r.PathValue("entity")
+	var err error
+	switch what := r.PathValue("what"); what {
+	case "break":
+		err = s.Break(id, entity)
+	case "restore":
+		err = s.Restore(id, entity)
+	case "disconnect":
+		err = s.DisconnectEntity(id, entity)
+	default:
+		err = invalid(errors.New("an entity can be told to break, restore or disconnect"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.Connection(id)
+}
+
 func (s *Sim) postDelete(r *http.Request, _ input) (any, error) {
 	if err := s.Delete(r.PathValue("id")); err != nil {
 		return nil, err
@@ -176,15 +202,16 @@ func (s *Sim) listSessions(r *http.Request, _ input) (any, error) {
 
 func (s *Sim) postComplete(r *http.Request, in input) (any, error) {
 	body := struct {
-		Account  Account `json:"account"`
-		State    string  `json:"state"`
-		Embedded bool    `json:"embedded"`
+		Account  Account  `json:"account"`
+		State    string   `json:"state"`
+		Embedded bool     `json:"embedded"`
+		Entities []string `json:"entity_ids"` // those that the person can log in for; all if empty
 	}{Account: SameAccount}
 	if err := in.read(&body); err != nil {
 		return nil, err
 	}
 	id := r.PathValue("id")
-	text, err := s.completeConnect(id, body.Account, body.Embedded)
+	text, err := s.completeConnect(id, body.Account, body.Embedded, body.Entities...)
 	if err != nil {
 		return nil, err
 	}

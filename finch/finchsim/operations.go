@@ -149,11 +149,27 @@ func (s *Sim) SetStatus(connectionID, status string, entityIDs ...string) error 
 			return invalid(fmt.Errorf("status must be one of %s", strings.Join(settableStatuses, ", ")))
 		}
 		for _, id := range entityIDs {
-			if !slices.ContainsFunc(c.Entities, func(e Entity) bool { return e.ID == id }) {
+			if !c.has(id) {
 				return fmt.Errorf("entity %w", ErrNotFound)
 			}
 		}
 		s.setStatus(c, status, entityIDs...)
+		return nil
+	})
+}
+
+// DisconnectEntity ends one entity of a connection, as POST /disconnect-entity
+// does. The connection itself ends with its last one.
+func (s *Sim) DisconnectEntity(connectionID, entityID string) error {
+	return s.change(func() error {
+		c, err := s.live(connectionID)
+		if err != nil {
+			return err
+		}
+		if !c.has(entityID) {
+			return fmt.Errorf("entity %w", ErrNotFound)
+		}
+		s.setStatus(c, finch.StatusDisconnected, entityID)
 		return nil
 	})
 }
@@ -198,6 +214,12 @@ func (s *Sim) CompleteConnect(sessionID string, account Account) (code string, e
 	return s.completeConnect(sessionID, account, false)
 }
 
+// CompletePartly does what a person does who can log in for some of the
+// connection's entities alone: the others stay as they are.
+func (s *Sim) CompletePartly(sessionID string, entityIDs ...string) (code string, err error) {
+	return s.completeConnect(sessionID, SameAccount, false, entityIDs...)
+}
+
 // CompleteEmbedded does the same in Connect as the SDK embeds it in a page of
 // the application. Its code is exchanged without a redirect URI, whatever the
 // session's.
@@ -205,7 +227,7 @@ func (s *Sim) CompleteEmbedded(sessionID string, account Account) (code string, 
 	return s.completeConnect(sessionID, account, true)
 }
 
-func (s *Sim) completeConnect(sessionID string, account Account, embedded bool) (code string, err error) {
+func (s *Sim) completeConnect(sessionID string, account Account, embedded bool, entityIDs ...string) (code string, err error) {
 	err = s.change(func() error {
 		x := s.state.Sessions[sessionID]
 		if x == nil {
@@ -214,7 +236,7 @@ func (s *Sim) completeConnect(sessionID string, account Account, embedded bool) 
 		if account != SameAccount && account != OtherAccount {
 			return invalid(errors.New("account must be same or other"))
 		}
-		code, err = s.complete(x, account, embedded)
+		code, err = s.complete(x, account, embedded, entityIDs...)
 		return err
 	})
 	return code, err
@@ -291,19 +313,48 @@ func (s *Sim) setStatus(c *Connection, status string, entityIDs ...string) {
 
 // mark sets the status of a connection, or of some of its entities.
 func (s *Sim) mark(c *Connection, status string, entityIDs ...string) {
-	for i := range c.Entities {
-		if len(entityIDs) == 0 || slices.Contains(entityIDs, c.Entities[i].ID) {
+	for i, e := range c.Entities {
+		// One that was disconnected comes back only if it is named.
+		all := len(entityIDs) == 0 && (e.Status != finch.StatusDisconnected || len(c.Entities) == 1)
+		if all || slices.Contains(entityIDs, e.ID) {
 			c.Entities[i].Status = status
 		}
 	}
-	// One entity of several says nothing about the others.
-	partly := func(e Entity) bool { return e.Status != status }
-	if len(entityIDs) == 0 || !slices.ContainsFunc(c.Entities, partly) {
-		c.Status, c.ChangedAt, c.Processing = status, s.now(), 0
+	whole := status
+	if len(entityIDs) > 0 {
+		// One entity of several says nothing about the others, but that the
+		// connection works for some.
+		if whole = c.shared(); whole == "" && status == finch.StatusConnected && c.Status == finch.StatusReauth {
+			whole = status
+		}
+	}
+	if whole != "" {
+		c.Status, c.ChangedAt, c.Processing = whole, s.now(), 0
 	}
 	if status == finch.StatusConnected {
 		c.LastSync = s.now()
 	}
+}
+
+// shared is the status of all entities that are not gone; empty where they differ.
+// Without any left the connection is gone.
+func (c *Connection) shared() string {
+	status := finch.StatusDisconnected
+	for _, e := range c.Entities {
+		switch {
+		case e.Status == finch.StatusDisconnected || e.Status == status:
+		case status == finch.StatusDisconnected:
+			status = e.Status
+		default:
+			return ""
+		}
+	}
+	return status
+}
+
+// has reports whether an entity is the connection's.
+func (c *Connection) has(entityID string) bool {
+	return slices.ContainsFunc(c.Entities, func(e Entity) bool { return e.ID == entityID })
 }
 
 func (s *Sim) mint(connectionID string) string {
@@ -331,15 +382,17 @@ func (s *Sim) over(x *Session) string {
 	return ""
 }
 
-// complete ends a session successfully. The connection works from now on, even
-// though nobody has exchanged the code yet.
-func (s *Sim) complete(x *Session, account Account, embedded bool) (string, error) {
+// complete ends a session successfully. The connection works from now on, or the
+// entities that are named do, even though nobody has exchanged the code yet.
+func (s *Sim) complete(x *Session, account Account, embedded bool, entityIDs ...string) (string, error) {
 	if why := s.over(x); why != "" {
 		return "", fmt.Errorf("%w: %s", ErrSessionOver, why)
 	}
 	now := s.now()
 	c := s.state.Connections[x.ConnectionID]
 	switch {
+	case len(entityIDs) > 0 && (c == nil || slices.ContainsFunc(entityIDs, func(id string) bool { return !c.has(id) })):
+		return "", fmt.Errorf("entity %w", ErrNotFound)
 	case c == nil || account == OtherAccount:
 		n := NewConnection{ProviderID: x.ProviderID, Products: x.Products}
 		if account == SameAccount {
@@ -354,7 +407,7 @@ func (s *Sim) complete(x *Session, account Account, embedded bool) (string, erro
 		if len(x.Products) > 0 {
 			c.Products = slices.Clone(x.Products)
 		}
-		s.setStatus(c, finch.StatusConnected)
+		s.setStatus(c, finch.StatusConnected, entityIDs...)
 	}
 	x.CompletedAt = &now
 	text, redirectURI := secret("code"), x.RedirectURI

@@ -421,3 +421,50 @@ func (b bench) bearer(t *testing.T, method, path, body, token string) (int, http
 	t.Helper()
 	return b.do(t, method, path, body, "Authorization", "Bearer "+token, "Finch-API-Version", "2020-09-17")
 }
+
+// A person who can log in for some entities alone brings those back, and an
+// entity that was disconnected comes back with nobody.
+func TestSomeEntitiesComeBack(t *testing.T) {
+	b := start(t, config())
+	conn, token, err := b.AddConnection(finchsim.NewConnection{Entities: []string{"East", "West", "North"}})
+	require.NoError(t, err)
+	statuses := func() []string {
+		conn, err := b.Connection(conn.ID)
+		require.NoError(t, err)
+		out := []string{conn.Status}
+		for _, e := range conn.Entities {
+			out = append(out, e.Status)
+		}
+		return out
+	}
+	require.NoError(t, b.Break(conn.ID))
+	session := b.reauthenticate(t, conn.ID)
+	_, err = b.CompletePartly(session.ID, "no-entity")
+	require.ErrorIs(t, err, finchsim.ErrNotFound)
+	_, err = b.CompletePartly(session.ID, conn.Entities[0].ID)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"connected", "connected", "reauth", "reauth"}, statuses())
+
+	status, _, _ := b.bearer(t, "POST", "/disconnect-entity", `{"entity_ids":["`+conn.Entities[2].ID+`"]}`, token)
+	require.Equal(t, 200, status)
+	status, _, _ = b.bearer(t, "POST", "/disconnect-entity", `{"entity_ids":[]}`, token)
+	require.Equal(t, 400, status)
+	status, _, _ = b.bearer(t, "POST", "/disconnect-entity", `{"entity_ids":["no-entity"]}`, token)
+	require.Equal(t, 400, status)
+	_, err = b.CompleteConnect(b.reauthenticate(t, conn.ID).ID, finchsim.SameAccount)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"connected", "connected", "connected", "disconnected"}, statuses())
+
+	for _, e := range conn.Entities[:2] {
+		var after finchsim.Connection
+		require.Equal(t, 200, b.control(t, "POST", "/sim/connections/"+conn.ID+"/entities/"+e.ID+"/break", "", &after))
+	}
+	assert.Equal(t, []string{"reauth", "reauth", "reauth", "disconnected"}, statuses())
+	require.Equal(t, 200, b.control(t, "POST", "/sim/connections/"+conn.ID+"/entities/"+conn.Entities[1].ID+"/restore", "", nil))
+	require.Equal(t, 400, b.control(t, "POST", "/sim/connections/"+conn.ID+"/entities/"+conn.Entities[1].ID+"/polish", "", nil))
+	require.Equal(t, 404, b.control(t, "POST", "/sim/connections/"+conn.ID+"/entities/nothing/disconnect", "", nil))
+	require.NoError(t, b.DisconnectEntity(conn.ID, conn.Entities[1].ID))
+	assert.Equal(t, []string{"reauth", "reauth", "disconnected", "disconnected"}, statuses())
+	require.NoError(t, b.DisconnectEntity(conn.ID, conn.Entities[0].ID))
+	assert.Equal(t, []string{"disconnected", "disconnected", "disconnected", "disconnected"}, statuses(), "nothing is left of it")
+}

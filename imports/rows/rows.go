@@ -79,6 +79,9 @@ type Options struct {
 	Format Format
 	// Campaigns are the names of the campaigns that there are; nil takes every name.
 	Campaigns []string
+	// Applications are the names of the applications that are configured; nil takes
+	// every name.
+	Applications []string
 	// Now says what lies in the future.
 	Now time.Time
 }
@@ -223,7 +226,7 @@ func (r *Reader) check(row *Row) error {
 	}
 	checked, err := register.Check(row.Connection)
 	if err == nil {
-		row.Connection = checked
+		row.Connection, err = checked, register.CheckApplication(checked.Application, r.options.Applications)
 	}
 	return err
 }

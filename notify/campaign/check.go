@@ -1,15 +1,14 @@
 package campaign
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/yamlfile"
 )
 
 // The limits of a campaign.
@@ -50,7 +49,7 @@ func (p *problems) add(part, format string, args ...any) {
 func (c Campaign) Check() error {
 	var errs []error
 	for _, p := range c.problems() {
-		errs = append(errs, fmt.Errorf("campaign %s: %s", word(c.Name), strings.TrimSpace(p.part+" "+p.text)))
+		errs = append(errs, fmt.Errorf("campaign %s: %s", yamlfile.Word(c.Name), strings.TrimSpace(p.part+" "+p.text)))
 	}
 	return errors.Join(errs...)
 }
@@ -71,7 +70,7 @@ func (c Campaign) problems() problems {
 		part := stepPart(i)
 		s.addProblems(&all, part)
 		if first, taken := keys[s.Key]; taken && s.Key != "" {
-			all.add(part, "has the key of %s, %s; every step needs its own", stepPart(first), word(s.Key))
+			all.add(part, "has the key of %s, %s; every step needs its own", stepPart(first), yamlfile.Word(s.Key))
 			continue
 		}
 		keys[s.Key] = i
@@ -80,7 +79,7 @@ func (c Campaign) problems() problems {
 		all.add("mails_per_day", "is %d; %s", c.PerDay, wantPerDay)
 	}
 	if c.Gather < 0 || c.Gather > MaxGather {
-		all.add("gather", "is %s; %s", quote(span(c.Gather)), wantGather)
+		all.add("gather", "is %s; %s", yamlfile.Quote(span(c.Gather)), wantGather)
 	}
 	c.Hours.addProblems(&all)
 	return all
@@ -96,10 +95,10 @@ func (s Step) addProblems(all *problems, part string) {
 		all.add(part, `has both "after" and "before"; a step has one of them`)
 	}
 	if s.After < 0 || s.After > MaxOffset {
-		all.add(part+".after", "is %s; %s", quote(span(s.After)), wantAfter)
+		all.add(part+".after", "is %s; %s", yamlfile.Quote(span(s.After)), wantAfter)
 	}
 	if s.Before < 0 || s.Before > MaxOffset {
-		all.add(part+".before", "is %s; %s", quote(span(s.Before)), wantBefore)
+		all.add(part+".before", "is %s; %s", yamlfile.Quote(span(s.Before)), wantBefore)
 	}
 	addUnless(all, part+".to", s.Audience, Primary, Alternates, Company)
 	s.Channel.addProblems(all, part+".channel")
@@ -136,7 +135,7 @@ func (h Hours) addProblems(all *problems) {
 	}
 	if h.TimeZone != "" {
 		if _, err := location(h.TimeZone); err != nil {
-			all.add("time_zone", "is %s; %s", quote(h.TimeZone), wantZone)
+			all.add("time_zone", "is %s; %s", yamlfile.Quote(h.TimeZone), wantZone)
 		}
 	}
 }
@@ -150,74 +149,5 @@ func addUnless[T ~string](all *problems, part string, value T, known ...T) {
 	for i, k := range known {
 		words[i] = string(k)
 	}
-	all.add(part, "is %s; %sit must be one of %s", quote(string(value)), didYouMean(string(value), words), strings.Join(words, ", "))
-}
-
-// didYouMean is a question that ends in a space, or nothing.
-func didYouMean(wrong string, known []string) string {
-	if near := nearest(wrong, known); near != "" {
-		return fmt.Sprintf("did you mean %s? ", near)
-	}
-	return ""
-}
-
-// nearest is the known word that somebody who wrote a wrong one may have had in
-// mind, or nothing.
-func nearest(wrong string, known []string) string {
-	bare := func(s string) string {
-		return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(s))
-	}
-	given := bare(wrong)
-	if len(wrong) > 40 || given == "" {
-		return ""
-	}
-	for _, k := range known {
-		if len(given) >= 3 && strings.HasPrefix(bare(k), given) {
-			return k
-		}
-	}
-	distance := func(k string) int { return edits(given, bare(k)) }
-	best := slices.MinFunc(known, func(a, b string) int { return cmp.Compare(distance(a), distance(b)) })
-	if d := distance(best); d > 2 || d*2 >= len(given) {
-		return ""
-	}
-	return best
-}
-
-// edits counts the letters to insert, drop or change to make b of a.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
-
-// quote shows a value to a person, cut where it is long.
-func quote(value string) string {
-	const most = 40
-	if runes := []rune(value); len(runes) > most {
-		value = string(runes[:most]) + "…"
-	}
-	return strconv.Quote(value)
-}
-
-// word shows a name as it is where it is a plain one.
-func word(name string) string {
-	if reauth.CheckCampaignName(name) == nil {
-		return name
-	}
-	return quote(name)
+	all.add(part, "is %s; %sit must be one of %s", yamlfile.Quote(string(value)), yamlfile.DidYouMean(string(value), words), strings.Join(words, ", "))
 }

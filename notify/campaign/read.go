@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/yamlfile"
 )
 
 const (
@@ -26,35 +27,62 @@ const (
 	wantName      = `it must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit`
 )
 
+// file is what a file of campaigns is.
+var file = yamlfile.Kind{Of: "campaigns", Example: "campaigns: {default: {steps: [{after: 0s}, {after: 2d}]}}"}
+
+// Load reads a file of campaigns; docs/campaigns.md says how one looks. The
+// error says everything that is wrong with it, as Parse does.
+func Load(path string) (book *Book, err error) {
+	err = file.Load(path, func(r *yamlfile.Reader, root *yaml.Node) { book = reading{r}.book(root) })
+	if err != nil {
+		return nil, err
+	}
+	return book, nil
+}
+
+// Parse reads the content of a file of campaigns, which has the given name. The
+// error joins what is wrong with it, in the order of the lines, each with the
+// name, the line and the column, and with what would be right; twenty at most.
+func Parse(name string, data []byte) (book *Book, err error) {
+	err = file.Parse(name, data, func(r *yamlfile.Reader, root *yaml.Node) { book = reading{r}.book(root) })
+	if err != nil {
+		return nil, err
+	}
+	return book, nil
+}
+
+// reading is a file while it is read.
+type reading struct{ *yamlfile.Reader }
+
 // book reads a whole file.
-func (r *reading) book(root *yaml.Node) *Book {
+func (r reading) book(root *yaml.Node) *Book {
 	if root.Kind != yaml.MappingNode { // its text, which may be anything, is not repeated
-		r.at(root, "the file", "has no keys; %s", wantFile)
+		r.At(root, "the file", "has no keys; %s", wantFile)
 		return nil
 	}
-	fields, _ := r.mapping(root, "", wantFile, "campaigns", "choose")
+	fields, _ := r.Mapping(root, "", wantFile, "campaigns", "choose")
 	b := &Book{campaigns: map[string]Campaign{DefaultName: Default()}}
 	var campaigns, choose *yaml.Node
 	for _, f := range fields {
-		switch f.name {
+		switch f.Name {
 		case "campaigns":
-			campaigns = f.value
+			campaigns = f.Value
 		case "choose":
-			choose = f.value
+			choose = f.Value
 		}
 	}
 	if campaigns == nil {
-		if complete(root, fields) {
-			r.at(root, "the file", "has no campaigns; %s", wantFile)
+		if yamlfile.Complete(root, fields) {
+			r.At(root, "the file", "has no campaigns; %s", wantFile)
 		}
 		return nil
 	}
-	named, ok := r.mapping(campaigns, "campaigns", wantCampaigns)
+	named, ok := r.Mapping(campaigns, "campaigns", wantCampaigns)
 	if ok && len(named) == 0 {
-		r.at(campaigns, "campaigns", "has no entry; %s", wantCampaigns)
+		r.At(campaigns, "campaigns", "has no entry; %s", wantCampaigns)
 	}
 	for _, f := range named {
-		b.campaigns[f.name] = r.campaign(f)
+		b.campaigns[f.Name] = r.campaign(f)
 	}
 	if choose != nil && ok {
 		b.choices = r.choices(choose, b.Names())
@@ -64,7 +92,7 @@ func (r *reading) book(root *yaml.Node) *Book {
 
 // page is a campaign while it is read.
 type page struct {
-	*reading
+	reading
 	path  string
 	nodes map[string]*yaml.Node // by part, as a problem has it
 	told  map[string]bool       // the parts of which the reader knows already
@@ -73,7 +101,7 @@ type page struct {
 // wrong says that a part is not what it must be.
 func (p *page) wrong(part, want string) {
 	p.told[part] = true
-	p.reading.wrong(p.nodes[part], join(p.path, part), want)
+	p.Reader.Wrong(p.nodes[part], yamlfile.Join(p.path, part), want)
 }
 
 // report says what Check would say, with its place.
@@ -86,44 +114,44 @@ func (p *page) report(all problems) {
 		for p.nodes[near] == nil {
 			near = near[:max(0, strings.LastIndexAny(near, ".["))]
 		}
-		p.at(p.nodes[near], join(p.path, q.part), "%s", q.text)
+		p.At(p.nodes[near], yamlfile.Join(p.path, q.part), "%s", q.text)
 	}
 }
 
 // campaign reads one campaign. What it does not say is as in Default.
-func (r *reading) campaign(named field) Campaign {
+func (r reading) campaign(named yamlfile.Field) Campaign {
 	c := Default()
-	c.Name, c.Steps = named.name, nil
-	p := &page{reading: r, path: "campaigns." + word(named.name), nodes: map[string]*yaml.Node{"": named.key}, told: map[string]bool{}}
-	fields, ok := r.mapping(named.value, p.path, wantCampaign,
+	c.Name, c.Steps = named.Name, nil
+	p := &page{reading: r, path: "campaigns." + yamlfile.Word(named.Name), nodes: map[string]*yaml.Node{"": named.Key}, told: map[string]bool{}}
+	fields, ok := r.Mapping(named.Value, p.path, wantCampaign,
 		"mails_per_day", "gather", "quiet_hours", "days_off", "time_zone", "channel", "steps")
 	if !ok {
 		return c
 	}
 	channel := Mail
 	for _, f := range fields {
-		p.nodes[f.name] = f.value
-		switch f.name {
+		p.nodes[f.Name] = f.Value
+		switch f.Name {
 		case "mails_per_day":
-			c.PerDay = p.number(f.name, wantPerDay)
+			c.PerDay = p.number(f.Name, wantPerDay)
 		case "gather":
-			c.Gather = p.duration(f.name, wantGather)
+			c.Gather = p.duration(f.Name, wantGather)
 		case "quiet_hours":
-			c.Hours.QuietFrom, c.Hours.QuietUntil = p.quietHours(f.name)
+			c.Hours.QuietFrom, c.Hours.QuietUntil = p.quietHours(f.Name)
 		case "days_off":
-			c.Hours.DaysOff = p.days(f.name)
+			c.Hours.DaysOff = p.days(f.Name)
 		case "time_zone":
-			if c.Hours.TimeZone = p.text(f.name, wantZone); c.Hours.TimeZone == "" && !p.told[f.name] {
-				p.wrong(f.name, wantZone)
+			if c.Hours.TimeZone = p.text(f.Name, wantZone); c.Hours.TimeZone == "" && !p.told[f.Name] {
+				p.wrong(f.Name, wantZone)
 			}
 		case "channel":
-			channel = p.channel(f.name)
+			channel = p.channel(f.Name)
 		}
 	}
 	if n := p.nodes["steps"]; n != nil {
 		c.Steps = p.steps(n, channel)
 	} else {
-		p.told["steps"] = !complete(named.value, fields)
+		p.told["steps"] = !yamlfile.Complete(named.Value, fields)
 	}
 	p.report(c.problems())
 	return c
@@ -159,16 +187,16 @@ func (p *page) steps(n *yaml.Node, channel Channel) []Step {
 
 func (p *page) step(part string, n *yaml.Node, channel Channel) Step {
 	step := Step{Audience: Primary, Channel: channel}
-	fields, ok := p.mapping(n, join(p.path, part), wantStep, "after", "before", "to", "channel", "template", "anytime")
+	fields, ok := p.Mapping(n, yamlfile.Join(p.path, part), wantStep, "after", "before", "to", "channel", "template", "anytime")
 	if !ok {
 		p.told[part] = true
 		return newStep(0, 0)
 	}
 	moments := 0
 	for _, f := range fields {
-		at := join(part, f.name)
-		p.nodes[at] = f.value
-		switch f.name {
+		at := yamlfile.Join(part, f.Name)
+		p.nodes[at] = f.Value
+		switch f.Name {
 		case "after":
 			step.After = p.duration(at, wantAfter)
 			moments++
@@ -189,11 +217,11 @@ func (p *page) step(part string, n *yaml.Node, channel Channel) Step {
 			step.Anytime = p.yes(at)
 		}
 	}
-	if moments == 0 && !complete(n, fields) {
+	if moments == 0 && !yamlfile.Complete(n, fields) {
 		p.told[part] = true
 	} else if moments != 1 {
 		p.told[part] = true
-		p.at(n, join(p.path, part), "has %s; %s", map[int]string{0: "no moment", 2: "two moments"}[moments], wantStep)
+		p.At(n, yamlfile.Join(p.path, part), "has %s; %s", map[int]string{0: "no moment", 2: "two moments"}[moments], wantStep)
 	}
 	if p.told[part+".after"] || p.told[part+".before"] {
 		p.told[part] = true
@@ -215,8 +243,8 @@ func (p *page) key(steps []Step, i int) {
 			continue
 		}
 		if other.Audience == step.Audience && other.Channel == step.Channel {
-			p.at(p.nodes[part], join(p.path, part), "is %s in line %d once more: both are due %s, to %s, by %s; leave one of them out",
-				stepPart(j), p.nodes[stepPart(j)].Line, newStep(step.After, step.Before).Words(), word(string(step.Audience)), word(string(step.Channel)))
+			p.At(p.nodes[part], yamlfile.Join(p.path, part), "is %s in line %d once more: both are due %s, to %s, by %s; leave one of them out",
+				stepPart(j), p.nodes[stepPart(j)].Line, newStep(step.After, step.Before).Words(), yamlfile.Word(string(step.Audience)), yamlfile.Word(string(step.Channel)))
 			p.told[part], step.Key = true, part
 			return
 		}
@@ -226,7 +254,7 @@ func (p *page) key(steps []Step, i int) {
 
 // text reads a single value; "" where it is none.
 func (p *page) text(part, want string) string {
-	if n := p.nodes[part]; n.Kind == yaml.ScalarNode && !isNull(n) {
+	if n := p.nodes[part]; n.Kind == yaml.ScalarNode && !yamlfile.IsNull(n) {
 		return n.Value
 	}
 	p.wrong(part, want)
@@ -320,8 +348,8 @@ func (p *page) days(part string) []time.Weekday {
 	for i, entry := range n.Content {
 		d := slices.Index(names, strings.ToLower(entry.Value))
 		if d < 0 {
-			p.reading.wrong(entry, fmt.Sprintf("%s[%d]", join(p.path, part), i),
-				didYouMean(entry.Value, names)+"it must be a day of the week, as saturday")
+			p.Reader.Wrong(entry, fmt.Sprintf("%s[%d]", yamlfile.Join(p.path, part), i),
+				yamlfile.DidYouMean(entry.Value, names)+"it must be a day of the week, as saturday")
 			continue
 		}
 		days = append(days, time.Weekday(d))
@@ -330,12 +358,12 @@ func (p *page) days(part string) []time.Weekday {
 }
 
 // choices reads which connections follow which campaign.
-func (r *reading) choices(n *yaml.Node, names []string) []choice {
-	if isNull(n) { // every choice is commented out
+func (r reading) choices(n *yaml.Node, names []string) []choice {
+	if yamlfile.IsNull(n) { // every choice is commented out
 		return nil
 	}
 	if n.Kind != yaml.SequenceNode {
-		r.wrong(n, "choose", wantChoose)
+		r.Wrong(n, "choose", wantChoose)
 		return nil
 	}
 	choices := make([]choice, 0, len(n.Content))
@@ -346,28 +374,28 @@ func (r *reading) choices(n *yaml.Node, names []string) []choice {
 			continue
 		}
 		if j := slices.IndexFunc(choices, func(earlier choice) bool { return earlier.covers(c) }); j >= 0 {
-			r.at(entry, path, "never applies, since the choice in line %d comes first; put this one before it, or leave it out", choices[j].line)
+			r.At(entry, path, "never applies, since the choice in line %d comes first; put this one before it, or leave it out", choices[j].line)
 		}
 		choices = append(choices, c)
 	}
 	return choices
 }
 
-func (r *reading) choice(n *yaml.Node, path string, names []string) (choice, bool) {
+func (r reading) choice(n *yaml.Node, path string, names []string) (choice, bool) {
 	c := choice{line: n.Line}
-	fields, ok := r.mapping(n, path, wantChoice, "application", "provider", "campaign")
+	fields, ok := r.Mapping(n, path, wantChoice, "application", "provider", "campaign")
 	if !ok {
 		return c, false
 	}
 	for _, f := range fields {
-		at := join(path, f.name)
-		text := f.value.Value
-		if f.value.Kind != yaml.ScalarNode || isNull(f.value) || reauth.CheckCampaignName(text) != nil {
-			r.wrong(f.value, at, wantName)
+		at := yamlfile.Join(path, f.Name)
+		text := f.Value.Value
+		if f.Value.Kind != yaml.ScalarNode || yamlfile.IsNull(f.Value) || reauth.CheckCampaignName(text) != nil {
+			r.Wrong(f.Value, at, wantName)
 			ok = false
 			continue
 		}
-		switch f.name {
+		switch f.Name {
 		case "application":
 			c.application = text
 		case "provider":
@@ -375,19 +403,19 @@ func (r *reading) choice(n *yaml.Node, path string, names []string) (choice, boo
 		case "campaign":
 			c.campaign = text
 			if !slices.Contains(names, text) {
-				r.wrong(f.value, at, didYouMean(text, names)+"the campaigns are "+strings.Join(names, ", "))
+				r.Wrong(f.Value, at, yamlfile.DidYouMean(text, names)+"the campaigns are "+strings.Join(names, ", "))
 				ok = false
 			}
 		}
 	}
 	switch {
-	case !ok || !complete(n, fields):
+	case !ok || !yamlfile.Complete(n, fields):
 		ok = false
 	case c.campaign == "":
-		r.at(n, path, "names no campaign; %s", wantChoice)
+		r.At(n, path, "names no campaign; %s", wantChoice)
 		ok = false
 	case c.application == "" && c.provider == "":
-		r.at(n, path, `fits every connection; %s; the campaign "default" is for all the others`, wantChoice)
+		r.At(n, path, `fits every connection; %s; the campaign "default" is for all the others`, wantChoice)
 		ok = false
 	}
 	return c, ok

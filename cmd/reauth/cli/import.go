@@ -49,6 +49,7 @@ type importRunCommand struct {
 	Keyset   string `env:"REAUTH_KEYSET" hidden:""`
 	importSettings
 	importCampaigns
+	applicationSettings
 }
 
 func (c *importRunCommand) Run(ctx context.Context, s streams) error {
@@ -64,13 +65,18 @@ func (c *importRunCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	further, err := c.further()
+	if err != nil {
+		return err
+	}
+	known := applicationNames(further)
 	content, size, err := c.open(s)
 	if err != nil {
 		return err
 	}
 	defer content.Close()
 	if c.Check {
-		return c.check(s, content, book.Names())
+		return c.check(s, content, book.Names(), known)
 	}
 	for _, needed := range []struct{ name, value string }{{"DATABASE_URL", c.Database}, {"REAUTH_KEYSET", c.Keyset}} {
 		if needed.value == "" {
@@ -92,7 +98,7 @@ func (c *importRunCommand) Run(ctx context.Context, s streams) error {
 	}
 
 	bar := newProgress(s.err, size)
-	importer := imports.Importer{Store: database, Keys: keys, Campaigns: book.Names(), Now: time.Now, Wrote: bar.show}
+	importer := imports.Importer{Store: database, Keys: keys, Campaigns: book.Names(), Applications: known, Now: time.Now, Wrote: bar.show}
 	bar.say("import %s; interrupted, it goes on under this name (--import-id)", id)
 	result, err := importer.Import(ctx, imports.Job{ID: id, Reports: !c.NoCases, Format: rows.Format(c.Format), Content: content})
 	bar.end()
@@ -183,12 +189,12 @@ func (c *importRunCommand) id(content *os.File, size int64) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)[:12]), nil
 }
 
-func (c *importRunCommand) check(s streams, content io.Reader, campaigns []string) error {
+func (c *importRunCommand) check(s streams, content io.Reader, campaigns, applications []string) error {
 	report, done, err := c.report(s)
 	if err != nil {
 		return err
 	}
-	format, read, wrong, err := imports.Check(content, rows.Options{Format: rows.Format(c.Format), Campaigns: campaigns, Now: time.Now()}, func(p rows.Problem) {
+	format, read, wrong, err := imports.Check(content, rows.Options{Format: rows.Format(c.Format), Campaigns: campaigns, Applications: applications, Now: time.Now()}, func(p rows.Problem) {
 		printReject(report, db.ImportReject{Line: p.Line, ConnectionID: p.ConnectionID, Problem: p.Message})
 	})
 	if err := errors.Join(err, done()); err != nil {

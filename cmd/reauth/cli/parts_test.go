@@ -29,7 +29,12 @@ func TestAnotherClientOfFinch(t *testing.T) {
 	worker := workerCommand{finchSettings: finchSettings{FinchBaseURL: "https://finch.example"}}
 	worker.FinchClientID, worker.FinchClientSecret, worker.Storm = "an-id", "a-secret", "off"
 	logger := slog.New(slog.DiscardHandler)
-	for _, provider := range worker.activities(nil, finchBudget{make: other.finch}, nil, nil, nil, &mocks.Client{}, logger).Providers {
+	all := func(make func(finch.Config) activities.FinchClient) map[string]activities.Provider {
+		finchs, err := providers(worker.finchSettings, worker.finchClientSettings, nil, finchBudget{make: make}.client)
+		require.NoError(t, err)
+		return worker.activities(nil, finchs, nil, nil, nil, &mocks.Client{}, logger).Providers
+	}
+	for _, provider := range all(other.finch) {
 		require.IsType(t, activities.Finch{}, provider)
 		assert.IsType(t, otherFinch{}, provider.(activities.Finch).Client)
 	}
@@ -38,7 +43,7 @@ func TestAnotherClientOfFinch(t *testing.T) {
 	assert.Equal(t, "an-id", made[0].config.ClientID)
 	assert.Equal(t, "a-secret", made[0].config.ClientSecret)
 
-	for _, provider := range worker.activities(nil, finchBudget{make: partsWith(nil).finch}, nil, nil, nil, &mocks.Client{}, logger).Providers {
+	for _, provider := range all(partsWith(nil).finch) {
 		assert.IsType(t, &finch.Client{}, provider.(activities.Finch).Client)
 	}
 }

@@ -28,22 +28,24 @@ const (
 
 // commandLine is everything that `reauth` can do, one field a subcommand.
 type commandLine struct {
-	Dev      devCommand      `cmd:"" help:"Run everything on this machine, with a simulated Finch, and stay."`
-	Demo     demoCommand     `cmd:"" help:"Bring a stale connection back, on real parts, and show each step."`
-	Serve    serveCommand    `cmd:"" help:"Serve the API, customers' pages and webhooks over HTTP."`
-	Worker   workerCommand   `cmd:"" help:"Run the cases."`
-	Migrate  migrateCommand  `cmd:"" help:"Bring the database and the Temporal namespace up to date."`
-	Start    startCommand    `cmd:"" help:"Report a connection as stale, through Temporal."`
-	Status   statusCommand   `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
-	Import   importCommand   `cmd:"" help:"Register the connections that you have already, and hand in their tokens."`
-	Sweep    sweepCommand    `cmd:"" help:"Check connections that nobody has complained of, through Temporal."`
-	Preview  previewCommand  `cmd:"" help:"Show who would get what and when, before anybody gets it."`
-	Mail     mailCommand     `cmd:"" help:"Stop mail to customers, let it go, or let new customers hear slowly."`
-	Cases    casesCommand    `cmd:"" help:"List cases, and ask the same of many."`
-	Keys     keysCommand     `cmd:"" help:"Make keysets."`
-	Webhooks webhooksCommand `cmd:"" help:"List and replay the webhooks to your backend."`
-	Events   eventsCommand   `cmd:"" help:"List what Finch has told us."`
-	Version  versionCommand  `cmd:"" help:"Print the version."`
+	Dev          devCommand          `cmd:"" help:"Run everything on this machine, with a simulated Finch, and stay."`
+	Demo         demoCommand         `cmd:"" help:"Bring a stale connection back, on real parts, and show each step."`
+	Serve        serveCommand        `cmd:"" help:"Serve the API, customers' pages and webhooks over HTTP."`
+	Worker       workerCommand       `cmd:"" help:"Run the cases."`
+	Migrate      migrateCommand      `cmd:"" help:"Bring the database and the Temporal namespace up to date."`
+	Start        startCommand        `cmd:"" help:"Report a connection as stale, through Temporal."`
+	Status       statusCommand       `cmd:"" help:"Show where a connection's newest case stands, through Temporal."`
+	Import       importCommand       `cmd:"" help:"Register the connections that you have already, and hand in their tokens."`
+	Sweep        sweepCommand        `cmd:"" help:"Check connections that nobody has complained of, through Temporal."`
+	Preview      previewCommand      `cmd:"" help:"Show who would get what and when, before anybody gets it."`
+	Mail         mailCommand         `cmd:"" help:"Stop mail to customers, let it go, or let new customers hear slowly."`
+	Cases        casesCommand        `cmd:"" help:"List cases, and ask the same of many."`
+	Keys         keysCommand         `cmd:"" help:"Make keysets."`
+	Applications applicationsCommand `cmd:"" help:"List the applications (client credentials) that are configured."`
+	Quarantine   quarantineCommand   `cmd:"" help:"List, disconnect and forget tokens that were kept aside."`
+	Webhooks     webhooksCommand     `cmd:"" help:"List and replay the webhooks to your backend."`
+	Events       eventsCommand       `cmd:"" help:"List what Finch has told us."`
+	Version      versionCommand      `cmd:"" help:"Print the version."`
 
 	DevFinch devFinchCommand `cmd:"" hidden:""`
 	DevInbox devInboxCommand `cmd:"" hidden:""`

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,9 +20,9 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/finch-reauth/reauth/activities"
+	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
-	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/web"
@@ -32,6 +33,7 @@ type serveCommand struct {
 	keySettings
 	serviceSettings
 	finchSettings
+	applicationSettings
 	finchLimitSettings
 	httpSettings
 	campaignSettings
@@ -55,6 +57,14 @@ func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 		return err
 	}
 	campaigns, err := c.book()
+	if err != nil {
+		return err
+	}
+	further, err := c.further()
+	if err != nil {
+		return err
+	}
+	known, err := served(further)
 	if err != nil {
 		return err
 	}
@@ -86,6 +96,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 		}
 	}()
 	config := c.config(keys, temporal, logger)
+	config.Applications, config.ConnectHosts = known, c.connectHosts(further)
 	config.Campaigns = campaigns.Names()
 	config.Stopping = ctx
 	config.TemporalNamespace = options.Namespace
@@ -107,9 +118,9 @@ func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 			if err != nil {
 				return err
 			}
-			asks := budget.client(reauth.DefaultApplication, finch.Config{BaseURL: c.FinchBaseURL})
-			config.Introspect, config.Job = introspect(asks), jobs(asks)
-			config.AdoptImported = adoptImported(database, keys, asks, logger)
+			finchs := tokenClients(c.finchSettings, further, budget.client)
+			config.Introspect, config.Job, config.Disconnect = introspecter(finchs), jobs(finchs), disconnecter(finchs)
+			config.AdoptImported = adoptImported(database, keys, finchs, logger)
 		}
 		config.DB = database
 		made, err := web.New(config)
@@ -153,27 +164,6 @@ func (c *serveCommand) checkOpen() error {
 	return nil
 }
 
-// jobs asks what became of a job, in the application that the service is for.
-func jobs(client activities.FinchClient) func(context.Context, string, secrets.Secret, string) (finch.Job, error) {
-	return func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
-		if application != "" && application != reauth.DefaultApplication {
-			return finch.Job{}, web.ErrUnknownApplication
-		}
-		return client.Job(ctx, token.Reveal(), jobID)
-	}
-}
-
-// introspect asks Finch what a token is worth that a backend hands in and waits
-// for.
-func introspect(provider activities.FinchClient) func(context.Context, string, secrets.Secret) (finch.Introspection, error) {
-	return func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
-		if application != "" && application != reauth.DefaultApplication {
-			return finch.Introspection{}, web.ErrUnknownApplication
-		}
-		return provider.Introspect(finch.WithPriority(ctx, finch.PriorityConfirm), token.Reveal())
-	}
-}
-
 // config wires the service, but for its database and what needs it. Everything
 // in it was checked before.
 func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
@@ -182,15 +172,16 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 		proxies = append(proxies, netip.MustParsePrefix(network))
 	}
 	limits, _ := parseRateLimits(c.RateLimits) // checked before
+	asks := starter.New(temporal, starter.WithTaskQueue(c.TaskQueue))
 	return web.Config{
-		Keys:    keys,
-		Starter: starter.New(temporal, starter.WithTaskQueue(c.TaskQueue)),
+		Keys:           keys,
+		Starter:        asks,
+		FindConnection: finder(asks.FindConnection),
 		TemporalHealth: func(ctx context.Context) error {
 			_, err := temporal.CheckHealth(ctx, &client.CheckHealthRequest{})
 			return err
 		},
 		PublicURL:           c.PublicURL,
-		ConnectHosts:        c.connectHosts(),
 		ProductName:         c.ProductName,
 		SupportEmail:        c.SupportEmail,
 		FinchWebhookSecrets: strings.Fields(c.FinchWebhookSecret),
@@ -209,25 +200,28 @@ func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger
 
 // adoptImported asks about an imported token that a backend waits for, as a step
 // of a case does.
-func adoptImported(database *db.DB, keys *secrets.Keys, provider activities.FinchClient, logger *slog.Logger) func(context.Context, string) (bool, error) {
-	asking := &activities.Activities{
-		DB: database, Keys: keys, Logger: logger, Now: time.Now,
-		Providers: map[string]activities.Provider{reauth.DefaultApplication: activities.Finch{Client: provider}},
+func adoptImported(database *db.DB, keys *secrets.Keys, finchs map[string]activities.FinchClient, logger *slog.Logger) func(context.Context, string) (bool, error) {
+	asking := &activities.Activities{DB: database, Keys: keys, Logger: logger, Now: time.Now, Providers: map[string]activities.Provider{}}
+	for application, client := range finchs {
+		asking.Providers[application] = activities.Finch{Client: client}
 	}
 	return func(ctx context.Context, connectionID string) (bool, error) {
 		return asking.AdoptImported(finch.WithPriority(ctx, finch.PriorityConfirm), connectionID)
 	}
 }
 
-// connectHosts are Finch's own host for Connect and, where the API is another
-// one than Finch's own, the host of that API.
-func (c *serveCommand) connectHosts() []string {
+// connectHosts are Finch's own host for Connect and, where an application's API
+// is another one than Finch's own, the host of that API.
+func (c *serveCommand) connectHosts(further []applications.Application) []string {
 	if hosts := list(c.ConnectHosts); len(hosts) > 0 {
 		return hosts
 	}
 	hosts := []string{"connect.tryfinch.com"}
-	if base, err := url.Parse(c.FinchBaseURL); err == nil && base.Host != "api.tryfinch.com" {
-		hosts = append(hosts, base.Host)
+	for _, a := range append([]applications.Application{{}}, further...) {
+		base, err := url.Parse(c.at(a))
+		if err == nil && base.Host != "api.tryfinch.com" && !slices.Contains(hosts, base.Host) {
+			hosts = append(hosts, base.Host)
+		}
 	}
 	return hosts
 }
@@ -253,7 +247,7 @@ func (s *starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Retry-After", "5")
-	if r.URL.Path == "/callback" {
+	if r.URL.Path == "/callback" || strings.HasPrefix(r.URL.Path, "/callback/") {
 		// A person comes back from Connect with a code that lives ten minutes:
 		// the browser must keep it and try again.
 		w.Header().Set("Refresh", "3")

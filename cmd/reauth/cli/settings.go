@@ -124,6 +124,7 @@ func rules() map[string]rule {
 		"FINCH_CLIENT_ID":           {"the client ID that Finch's dashboard shows", "6d28c315-5eaa-4071-8ea5-f030eb45edbc", checkPrintable},
 		"FINCH_CLIENT_SECRET":       {"the client secret that Finch's dashboard shows", "finch-secret-production-XXXX", checkPrintable},
 		"FINCH_WEBHOOK_SECRET":      {"the secret that Finch showed when the webhook was made, or two with a space between them", "5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH", checkWebhookSecrets},
+		"REAUTH_APPLICATIONS":       {"a YAML file with applications beside the default one", "/etc/reauth/applications.yaml", checkApplications},
 		"REAUTH_FINCH_LIMIT":        {"off, or a number of calls in a time, for every endpoint and with NAME= before it for one", "20/1m introspect=40/1m ip=1000/5m", checkFinchLimit},
 		"REAUTH_SWEEP":              {"off, or how often each connection is checked, from 1m to 720h", "24h", checkSweep},
 		"REAUTH_HTTP_ADDR":          {"an address to listen on, HOST:PORT or :PORT", ":8080", checkAddr},

@@ -34,6 +34,7 @@ func complete(t *testing.T) map[string]string {
 		"FINCH_WEBHOOK_SECRET":      "5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH 4WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH",
 		"REAUTH_FINCH_LIMIT":        "20/1m introspect=40/1m ip=off",
 		"REAUTH_SWEEP":              "12h",
+		"REAUTH_APPLICATIONS":       campaignFile(t, "applications: {sandbox: {client_id: x, client_secret: y}}"),
 		"REAUTH_HTTP_ADDR":          ":8080",
 		"REAUTH_BOOTSTRAP_API_KEY":  "reauth_0123456789abcdef",
 		"REAUTH_RATE_LIMITS":        "key=1000/s refused=30/m",
@@ -134,7 +135,7 @@ func TestEverySettingHasARule(t *testing.T) {
 	for name, rule := range rules() {
 		require.Contains(t, given, name)
 		require.NotEmpty(t, rule.wants, name)
-		if name != "REAUTH_KEYSET" && name != "REAUTH_CAMPAIGNS" { // its example is a file that is not here
+		if name != "REAUTH_KEYSET" && name != "REAUTH_CAMPAIGNS" && name != "REAUTH_APPLICATIONS" { // its example is a file that is not here
 			require.NoError(t, rule.check(rule.example), "the example of %s", name)
 		}
 		if !strings.HasPrefix(name, "TEMPORAL_") {
@@ -178,6 +179,7 @@ func TestAMalformedSettingStopsTheProgram(t *testing.T) {
 		"REAUTH_SESSION_RENEWALS":   {"hunter2", "-1", "25"},
 		"REAUTH_REMINDERS":          {"hunter2", "0s,soon", "9days"},
 		"REAUTH_CAMPAIGNS":          {"/nonexistent/campaigns.yaml", campaignFile(t, "campaigns: {default: {steps: [{after: soon}]}}")},
+		"REAUTH_APPLICATIONS":       {"/nonexistent/applications.yaml", campaignFile(t, "applications: {sandbox: {client_id: x, client_secret: 'hunter 2 hunter2'}}")},
 		"REAUTH_TIME_ZONE":          {"hunter2", "Local", "GMT+25"},
 		"REAUTH_MAIL":               {"hunter2", "off", "On"},
 		"REAUTH_STORM":              {"hunter2", "count=20", "count=1 share=20% within=5m hold=4h settle=30s", "count=50 share=0.2 within=5m hold=4h settle=30s", "count=50 share=20% within=5m hold=4h hunter2=30s", "count=50 count=50 share=20% within=5m hold=4h settle=30s"},
@@ -332,12 +334,12 @@ func TestEmptySettingsHaveTheirDefaults(t *testing.T) {
 	require.Equal(t, "postgres://localhost/reauth", command.DatabaseURL)
 	require.Equal(t, ":8080", command.HTTPAddr)
 	require.Equal(t, "reauth", command.TaskQueue)
-	require.Equal(t, []string{"connect.tryfinch.com", "127.0.0.1:8090"}, command.connectHosts())
+	require.Equal(t, []string{"connect.tryfinch.com", "127.0.0.1:8090"}, command.connectHosts(nil))
 	command.FinchBaseURL = ""
 	require.NoError(t, checkSettings(&command))
-	require.Equal(t, []string{"connect.tryfinch.com"}, command.connectHosts())
+	require.Equal(t, []string{"connect.tryfinch.com"}, command.connectHosts(nil))
 	command.ConnectHosts = "a.example.com , b.example.com:8443"
-	require.Equal(t, []string{"a.example.com", "b.example.com:8443"}, command.connectHosts())
+	require.Equal(t, []string{"a.example.com", "b.example.com:8443"}, command.connectHosts(nil))
 }
 
 func TestWrongCommandLines(t *testing.T) {

@@ -22,7 +22,6 @@ import (
 
 	"github.com/finch-reauth/reauth/activities"
 	"github.com/finch-reauth/reauth/db"
-	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/notify/campaign"
 	"github.com/finch-reauth/reauth/notify/chat"
@@ -41,6 +40,7 @@ type workerCommand struct {
 	serviceSettings
 	finchSettings
 	finchClientSettings
+	applicationSettings
 	finchLimitSettings
 	sweepSettings
 	mailSettings
@@ -85,6 +85,10 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	if name := headless(campaigns); name != "" && c.WebhookURL == "" {
 		return settingError{"REAUTH_WEBHOOK_URL", "is missing, which the channel webhook of the campaign " + name + " needs", rules()["REAUTH_WEBHOOK_URL"].wants, rules()["REAUTH_WEBHOOK_URL"].example}
 	}
+	further, err := c.further()
+	if err != nil {
+		return err
+	}
 	var meter metric.Meter = noop.Meter{}
 	if c.MetricsAddr != "" {
 		counting, stop, err := c.serveMetrics(&options, logger)
@@ -122,6 +126,10 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 			return malformed("REAUTH_CHAT", err)
 		}
 	}
+	finchs, err := providers(c.finchSettings, c.finchClientSettings, further, budget.client)
+	if err != nil {
+		return err
+	}
 
 	var temporal client.Client
 	err = patiently(ctx, logger, "Temporal", func(attempt context.Context) error {
@@ -140,7 +148,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 
 	config := worker.Config{
 		Temporal:      temporal,
-		Activities:    c.activities(database, budget, keys, mail, campaigns, temporal, logger),
+		Activities:    c.activities(database, finchs, keys, mail, campaigns, temporal, logger),
 		DB:            database,
 		TaskQueue:     c.TaskQueue,
 		WebhookURL:    c.WebhookURL,
@@ -204,25 +212,21 @@ func stopped(ctx context.Context, err error) error {
 
 // activities wires what a case does to the world. Everything in it was checked
 // before.
-func (c *workerCommand) activities(database *db.DB, budget finchBudget, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, temporal client.Client, logger *slog.Logger) *activities.Activities {
+func (c *workerCommand) activities(database *db.DB, finchs map[string]activities.Provider, keys *secrets.Keys, mail *notify.SMTP, campaigns *campaign.Book, temporal client.Client, logger *slog.Logger) *activities.Activities {
 	minutes, _ := strconv.Atoi(c.SessionMinutes)
 	renewals, _ := strconv.Atoi(c.SessionRenewals)
 	storm, settles, _ := parseStorm(c.Storm)
 	cases := starter.New(temporal, starter.WithTaskQueue(c.TaskQueue))
 	return &activities.Activities{
-		DB:   database,
-		Keys: keys,
-		Providers: map[string]activities.Provider{
-			reauth.DefaultApplication: activities.Finch{Client: budget.client(reauth.DefaultApplication, finch.Config{
-				BaseURL: c.FinchBaseURL, ClientID: c.FinchClientID, ClientSecret: c.FinchClientSecret,
-			})},
-		},
-		Mail:   mail,
-		Hand:   cases,
-		Cases:  cases,
-		Storms: cases,
-		Finds:  cases,
-		Steer:  cases,
+		DB:        database,
+		Keys:      keys,
+		Providers: finchs,
+		Mail:      mail,
+		Hand:      cases,
+		Cases:     cases,
+		Storms:    cases,
+		Finds:     cases,
+		Steer:     cases,
 		Settings: activities.Settings{
 			PublicURL:       c.PublicURL,
 			MailFrom:        c.MailFrom,

@@ -1,4 +1,7 @@
-package campaign
+// Package yamlfile reads YAML files that people write: strictly, and saying of
+// everything that is wrong where it stands and what would be right. It holds what
+// such files share; what may stand in one, its own package knows.
+package yamlfile
 
 import (
 	"bytes"
@@ -21,39 +24,46 @@ const (
 	maxFaults = 20
 )
 
-// Load reads a file of campaigns; docs/campaigns.md says how one looks. The
-// error says everything that is wrong with it, as Parse does.
-func Load(path string) (*Book, error) {
+// Kind is what a file is about.
+type Kind struct {
+	// Of names it, as "campaigns".
+	Of string
+	// Example is what a whole file could be.
+	Example string
+	// Secret files hold secrets: what is wrong with a value never repeats it.
+	Secret bool
+}
+
+// Load reads a file as Parse does.
+func (k Kind) Load(path string, read func(*Reader, *yaml.Node)) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("read the campaigns: %w", err)
+		return fmt.Errorf("read the %s: %w", k.Of, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the campaigns: %w", err)
+		return fmt.Errorf("read the %s: %w", k.Of, err)
 	}
-	return Parse(path, data)
+	return k.Parse(path, data, read)
 }
 
-// Parse reads the content of a file of campaigns, which has the given name. The
-// error joins what is wrong with it, in the order of the lines, each with the
-// name, the line and the column, and with what would be right; twenty at most.
-func Parse(name string, data []byte) (*Book, error) {
-	r := &reading{name: name}
-	var book *Book
+// Parse lets read look at the one document of a file with the given name. The
+// error joins what is wrong with the file, in the order of the lines, each with
+// the name, the line and the column, and with what would be right; twenty at
+// most.
+func (k Kind) Parse(name string, data []byte, read func(*Reader, *yaml.Node)) error {
+	r := &Reader{name: name, kind: k}
 	if root := r.document(data); root != nil {
-		book = r.book(root)
+		read(r, root)
 	}
-	if err := r.err(); err != nil {
-		return nil, err
-	}
-	return book, nil
+	return r.err()
 }
 
-// reading is a file while it is read.
-type reading struct {
+// Reader is a file while it is read.
+type Reader struct {
 	name   string
+	kind   Kind
 	faults []fault
 }
 
@@ -63,21 +73,25 @@ type fault struct {
 	text         string
 }
 
-func (r *reading) fault(line, column int, format string, args ...any) {
+func (r *Reader) fault(line, column int, format string, args ...any) {
 	r.faults = append(r.faults, fault{line, column, fmt.Sprintf(format, args...)})
 }
 
-// at says what is wrong with a value, or with the key before it.
-func (r *reading) at(n *yaml.Node, path, format string, args ...any) {
+// At says what is wrong with a value, or with the key before it.
+func (r *Reader) At(n *yaml.Node, path, format string, args ...any) {
 	r.fault(n.Line, n.Column, "%s", strings.TrimSpace(path+" "+fmt.Sprintf(format, args...)))
 }
 
-// wrong says that a value is not what it must be.
-func (r *reading) wrong(n *yaml.Node, path, want string) {
-	r.at(n, path, "is %s; %s", describe(n), want)
+// Wrong says that a value is not what it must be.
+func (r *Reader) Wrong(n *yaml.Node, path, want string) {
+	if r.kind.Secret && n.Kind == yaml.ScalarNode && !IsNull(n) {
+		r.At(n, path, "is not right; %s", want)
+		return
+	}
+	r.At(n, path, "is %s; %s", Describe(n), want)
 }
 
-func (r *reading) err() error {
+func (r *Reader) err() error {
 	slices.SortStableFunc(r.faults, func(a, b fault) int {
 		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column))
 	})
@@ -98,9 +112,9 @@ func (r *reading) err() error {
 
 // document finds the one YAML document in a file, and refuses what nobody needs
 // here: aliases, which can make a small file a huge one, and tags.
-func (r *reading) document(data []byte) *yaml.Node {
+func (r *Reader) document(data []byte) *yaml.Node {
 	if len(data) > maxFile {
-		r.fault(1, 0, "the file is larger than 1 MiB; a file of campaigns is much smaller")
+		r.fault(1, 0, "the file is larger than 1 MiB; a file of %s is much smaller", r.kind.Of)
 		return nil
 	}
 	if !r.isText(data) {
@@ -110,10 +124,10 @@ func (r *reading) document(data []byte) *yaml.Node {
 	switch {
 	case err != nil:
 		r.syntax(data, err)
-	case first == nil || isNull(first.Content[0]):
-		r.fault(1, 0, `the file is empty; it must have campaigns, as "campaigns: {default: {steps: [{after: 0s}, {after: 2d}]}}"`)
+	case first == nil || IsNull(first.Content[0]):
+		r.fault(1, 0, `the file is empty; it must have %s, as "%s"`, r.kind.Of, r.kind.Example)
 	case second != nil:
-		r.at(second, "", `a second document begins here; a file holds one, so leave out the "---" between them`)
+		r.At(second, "", `a second document begins here; a file holds one, so leave out the "---" between them`)
 	case r.isPlain(first.Content[0]):
 		return first.Content[0]
 	}
@@ -121,7 +135,7 @@ func (r *reading) document(data []byte) *yaml.Node {
 }
 
 // isText reports whether the file is text that YAML can hold.
-func (r *reading) isText(data []byte) bool {
+func (r *Reader) isText(data []byte) bool {
 	line, column := 1, 1
 	for i := 0; i < len(data); {
 		c, size := utf8.DecodeRune(data[i:])
@@ -143,15 +157,17 @@ func (r *reading) isText(data []byte) bool {
 }
 
 // isPlain reports whether a document does without anchors, aliases and tags.
-func (r *reading) isPlain(n *yaml.Node) bool {
+func (r *Reader) isPlain(n *yaml.Node) bool {
 	before := len(r.faults)
-	switch {
+	switch odd := n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0; {
+	case odd && r.kind.Secret:
+		r.At(n, "", "a value that begins with *, & or ! is put in quotes")
 	case n.Kind == yaml.AliasNode:
-		r.at(n, "", "*%s is an alias, which has no place in this file; write out what it stands for", word(n.Value))
+		r.At(n, "", "*%s is an alias, which has no place in this file; write out what it stands for", Word(n.Value))
 	case n.Anchor != "":
-		r.at(n, "", "&%s is an anchor, which has no place in this file; leave it out", word(n.Anchor))
+		r.At(n, "", "&%s is an anchor, which has no place in this file; leave it out", Word(n.Anchor))
 	case n.Style&yaml.TaggedStyle != 0:
-		r.at(n, "", "a tag, as %s, has no place in this file; leave it out", quote(n.Tag))
+		r.At(n, "", "a tag, as %s, has no place in this file; leave it out", Quote(n.Tag))
 	}
 	for _, child := range n.Content {
 		r.isPlain(child)
@@ -199,7 +215,7 @@ func decode(from io.Reader) (first, second *yaml.Node, err error) {
 var libraryPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
 
 // syntax says where a file stops being YAML.
-func (r *reading) syntax(data []byte, err error) {
+func (r *Reader) syntax(data []byte, err error) {
 	line := brokenLine(data)
 	text := lineOf(data, line)
 	what := libraryPrefix.ReplaceAllString(err.Error(), "")
@@ -208,6 +224,8 @@ func (r *reading) syntax(data []byte, err error) {
 		r.fault(line, strings.IndexByte(text, '\t')+1, "the line is indented with a tab; YAML is indented with spaces")
 	case strings.HasPrefix(what, "unknown anchor"):
 		r.fault(line, 0, "an alias, which begins with *, has no place in this file; write out what it stands for, or put the text in quotes")
+	case r.kind.Secret:
+		r.fault(line, 0, "the file stops being YAML here, for a reason here or in the line above; what belongs together begins in the same column, a key ends in a colon and a space, and every quote and bracket is closed")
 	default:
 		r.fault(line, 0, `the file stops being YAML here, for a reason here or in the line above (%s); what belongs together begins in the same column, a key ends in a colon and a space, and every quote and bracket is closed`, what)
 	}
@@ -261,63 +279,136 @@ func lineOf(data []byte, line int) string {
 	return string(text)
 }
 
-// field is a key of a mapping and its value.
-type field struct {
-	name       string
-	key, value *yaml.Node
+// Field is a key of a mapping and its value.
+type Field struct {
+	Name       string
+	Key, Value *yaml.Node
 }
 
-// mapping reads a mapping whose keys are among the known ones, or any where
+// Mapping reads a mapping whose keys are among the known ones, or any where
 // none are given. What is unknown or there twice is left out. ok is false where
 // there is no mapping at all.
-func (r *reading) mapping(n *yaml.Node, path, want string, known ...string) (fields []field, ok bool) {
+func (r *Reader) Mapping(n *yaml.Node, path, want string, known ...string) (fields []Field, ok bool) {
 	if n.Kind != yaml.MappingNode {
-		r.wrong(n, path, want)
+		r.Wrong(n, path, want)
 		return nil, false
 	}
 	lines := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		f := field{name: n.Content[i].Value, key: n.Content[i], value: n.Content[i+1]}
-		if f.key.Kind != yaml.ScalarNode {
-			r.wrong(f.key, strings.TrimSpace(path+" has a key that"), "a key must be a word")
+		f := Field{Name: n.Content[i].Value, Key: n.Content[i], Value: n.Content[i+1]}
+		if f.Key.Kind != yaml.ScalarNode {
+			r.Wrong(f.Key, strings.TrimSpace(path+" has a key that"), "a key must be a word")
 			continue
 		}
-		if len(known) > 0 && !slices.Contains(known, f.name) {
-			r.at(f.key, join(path, word(f.name)), "is not known; %sthe keys here are %s", didYouMean(f.name, known), strings.Join(known, ", "))
+		if len(known) > 0 && !slices.Contains(known, f.Name) {
+			r.At(f.Key, Join(path, Word(f.Name)), "is not known; %sthe keys here are %s", DidYouMean(f.Name, known), strings.Join(known, ", "))
 			continue
 		}
-		if line, twice := lines[f.name]; twice {
-			r.at(f.key, join(path, word(f.name)), "is here twice, first in line %d; once is right", line)
+		if line, twice := lines[f.Name]; twice {
+			r.At(f.Key, Join(path, Word(f.Name)), "is here twice, first in line %d; once is right", line)
 			continue
 		}
-		lines[f.name] = f.key.Line
+		lines[f.Name] = f.Key.Line
 		fields = append(fields, f)
 	}
 	return fields, true
 }
 
-// complete reports whether every key of a mapping could be used: what is missing
+// Complete reports whether every key of a mapping could be used: what is missing
 // is then missing indeed, and not only misspelt.
-func complete(n *yaml.Node, fields []field) bool { return len(fields) == len(n.Content)/2 }
+func Complete(n *yaml.Node, fields []Field) bool { return len(fields) == len(n.Content)/2 }
 
-func join(path, part string) string {
+// Join is the path to a part of a value.
+func Join(path, part string) string {
 	if path == "" || part == "" {
 		return path + part
 	}
 	return path + "." + part
 }
 
-func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
+// IsNull reports whether a value is empty.
+func IsNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// describe shows a value to a person.
-func describe(n *yaml.Node) string {
+// Describe shows a value to a person.
+func Describe(n *yaml.Node) string {
 	switch {
-	case isNull(n):
+	case IsNull(n):
 		return "empty"
 	case n.Kind == yaml.SequenceNode:
 		return "a list"
 	case n.Kind == yaml.MappingNode:
 		return "a mapping"
 	}
-	return quote(n.Value)
+	return Quote(n.Value)
 }
+
+// DidYouMean is a question that ends in a space, or nothing.
+func DidYouMean(wrong string, known []string) string {
+	if near := nearest(wrong, known); near != "" {
+		return fmt.Sprintf("did you mean %s? ", near)
+	}
+	return ""
+}
+
+// nearest is the known word that somebody who wrote a wrong one may have had in
+// mind, or nothing.
+func nearest(wrong string, known []string) string {
+	bare := func(s string) string {
+		return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(s))
+	}
+	given := bare(wrong)
+	if len(wrong) > 40 || given == "" {
+		return ""
+	}
+	for _, k := range known {
+		if len(given) >= 3 && strings.HasPrefix(bare(k), given) {
+			return k
+		}
+	}
+	distance := func(k string) int { return edits(given, bare(k)) }
+	best := slices.MinFunc(known, func(a, b string) int { return cmp.Compare(distance(a), distance(b)) })
+	if d := distance(best); d > 2 || d*2 >= len(given) {
+		return ""
+	}
+	return best
+}
+
+// edits counts the letters to insert, drop or change to make b of a.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Quote shows a value to a person, cut where it is long.
+func Quote(value string) string {
+	const most = 40
+	if runes := []rune(value); len(runes) > most {
+		value = string(runes[:most]) + "…"
+	}
+	return strconv.Quote(value)
+}
+
+// Word shows a name as it is where it is a plain one.
+func Word(name string) string {
+	if plain.MatchString(name) {
+		return name
+	}
+	return Quote(name)
+}
+
+var plain = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
