@@ -45,6 +45,7 @@ func newWalk(t *testing.T) *walk {
 func (w *walk) browserRoutes() map[string]string {
 	return map[string]string{
 		"GET /r/{link}": w.link, "POST /r/{link}": w.link, "GET /stop/{link}": w.stop, "POST /stop/{link}": w.stop, "GET /callback": w.callback,
+		"GET /callback/{application}": "/callback/sandbox?code=code-Hush-2&state=" + url.QueryEscape(w.state),
 		"GET /done/{ticket}": w.done, "GET /again/{ticket}": w.again, "GET /docs": "/docs", "GET /{$}": "/", "GET /assets/{name}": "/assets/icon.svg",
 		"GET /operator": "/operator", "GET /operator/connections/{connection_id}": "/operator/connections/" + connID,
 		"POST /operator/connections/{connection_id}/{act}": "/operator/connections/" + connID + "/remind", "POST /operator/storms/{storm_id}/release": "/operator/storms/x/release",
@@ -106,7 +107,7 @@ func TestHeadersOfEveryRoute(t *testing.T) {
 			"a stranger":  w.visitor().open(method, address, form),
 		}
 		if method == "GET" && strings.Contains(pattern, "{") {
-			answers["what leads nowhere"] = w.visitor().open(method, strings.NewReplacer("{link}", "x", "{ticket}", "x", "{name}", "x", "{connection_id}", "x", "{$}", "").Replace(pattern), nil)
+			answers["what leads nowhere"] = w.visitor().open(method, strings.NewReplacer("{link}", "x", "{ticket}", "x", "{name}", "x", "{connection_id}", "x", "{application}", "x", "{$}", "").Replace(pattern), nil)
 		}
 		for who, answer := range answers {
 			w.checkHeaders(t, route+" for "+who, answer)
