@@ -6,13 +6,16 @@ SHELL := bash
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+GO_LICENSES := github.com/google/go-licenses@v1.6.0
 FUZZTIME ?= 20s
+FUZZERS ?= 2
 # Arguments for the program, as in: make dev ARGS='--ports auto'
 ARGS ?=
 
 .PHONY: help
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: build
 build: ## build bin/reauth
@@ -77,9 +80,17 @@ import: ## import 100,000 rows with crashes in between, and measure it
 	REAUTH_IMPORT_ROWS=100000 go test -count=1 -timeout 20m -v ./imports ./cmd/reauth/cli -run 'ManyRows'
 
 .PHONY: fuzz
-fuzz: ## run each fuzz test for FUZZTIME (20s)
-	@grep -rlE --include='*_test.go' '^func Fuzz' . | while read -r file; do \
-		for name in $$(grep -oE '^func Fuzz[A-Za-z0-9_]*' "$$file" | cut -d' ' -f2); do \
-			echo "$$name in $$(dirname "$$file")"; \
-			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
-		done; done
+fuzz: ## run each fuzz test for FUZZTIME (20s), FUZZERS (2) at once
+	@.ci/fuzz $(FUZZTIME) $(FUZZERS)
+
+.PHONY: vulncheck
+vulncheck: ## look for known vulnerabilities, where their database can be had
+	@GOVULNCHECK='$(GOVULNCHECK)' .ci/vulncheck
+
+.PHONY: licences
+licences: ## list the licences of what the program is built of in docs/licences.csv
+	@GO_LICENSES='$(GO_LICENSES)' .ci/licences
+
+.PHONY: licences-check
+licences-check: ## check that docs/licences.csv is right, and each licence allowed
+	@GO_LICENSES='$(GO_LICENSES)' .ci/licences check

@@ -24,6 +24,7 @@ import (
 	"github.com/finch-reauth/reauth/dev/postgres"
 	"github.com/finch-reauth/reauth/dev/temporal"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/web"
 	"github.com/finch-reauth/reauth/worker/clock"
 )
 
@@ -443,10 +444,11 @@ func (e *Environment) serve() Part {
 		"REAUTH_BOOTSTRAP_API_KEY": e.ready.APIKey,
 		"FINCH_WEBHOOK_SECRET":     e.ready.FinchWebhookSecret,
 		"REAUTH_CODEC_ORIGINS":     e.ready.TemporalUIURL + "," + strings.Replace(e.ready.TemporalUIURL, "127.0.0.1", "localhost", 1),
-		"REAUTH_CODEC_OPEN":        "true",
-		"REAUTH_METRICS_OPEN":      "true",
 		"REAUTH_SIGN_IN_BY_KEY":    "true",
 	})
+	if web.LocalURL(e.publicURL()) { // nobody else can reach it
+		settings["REAUTH_CODEC_OPEN"], settings["REAUTH_METRICS_OPEN"] = "true", "true"
+	}
 	e.unlessSet(settings, "REAUTH_PRODUCT_NAME", "Acme Insights")
 	e.unlessSet(settings, "REAUTH_SUPPORT_EMAIL", "support@acme-insights.example")
 	part := e.part("serve", settings, "serve")

@@ -3,14 +3,18 @@ package e2e
 import (
 	"context"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	commonpb "go.temporal.io/api/common/v1"
@@ -18,9 +22,16 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/finch/finchsim"
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
+	"github.com/finch-reauth/reauth/web"
 )
+
+// contactsBox is where an operators' page names a customer's people.
+var contactsBox = regexp.MustCompile(`(?s)<ul class="people">.*?</ul>`)
 
 // 4: nothing that our processes write holds a secret or an address in plain
 // text. This walks through everything a case can do, and then reads every byte
@@ -28,15 +39,19 @@ import (
 func TestNothingSecretInTheClear(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	s := newStack(t)
+	provider := newIdentityProvider(t)
+	s := newStack(t, func(o *options) {
+		o.signIn = &web.SignIn{ByKey: true, OpenID: &web.OpenID{Issuer: provider.URL, ClientID: "reauth", ClientSecret: oidcSecret, Allow: []string{"email:" + operatorsMail}}}
+	})
 	b := s.browser()
 	secret := map[string]string{
-		"the client secret":     clientSecret,
-		"the webhook secret":    webhookSecret,
-		"the API key":           apiKey,
-		"the customer's mail":   customerMail,
-		"a code that is junk":   "planted-junk-code",
-		"a code in a bad place": "planted code with spaces",
+		"the client secret":                     clientSecret,
+		"the webhook secret":                    webhookSecret,
+		"the API key":                           apiKey,
+		"the customer's mail":                   customerMail,
+		"the identity provider's client secret": oidcSecret,
+		"a code that is junk":                   "planted-junk-code",
+		"a code in a bad place":                 "planted code with spaces",
 	}
 
 	// A whole path, with what can go wrong on it.
@@ -74,14 +89,29 @@ func TestNothingSecretInTheClear(t *testing.T) {
 	s.request(http.MethodGet, "/v1/cases", nil, "planted-wrong-key")
 	secret["a wrong API key"] = "planted-wrong-key"
 	secret["a malformed token"] = "planted token"
-	time.Sleep(200 * time.Millisecond)
-	require.GreaterOrEqual(t, len(secret), 15)
+	secret["a state"] = connect.url.Query().Get("state")
+	s.importSecrets(secret)
+	s.webhookSecrets(c, secret)
+	s.apiKeySecrets(c, secret)
+	operators := s.operatorSecrets(c, provider, secret)
+	for i, token := range s.minted.all() {
+		secret[fmt.Sprintf("minted token %d", i)] = token
+	}
+	require.GreaterOrEqual(t, len(s.minted.all()), 3, "the foreign account's token is among them")
+	require.NotEmpty(t, rowsOf(t, s.dbURL, "quarantined_tokens"))
+	require.GreaterOrEqual(t, len(secret), 35)
 
 	left := map[string]string{
 		"the log":   s.logs.String(),
 		"the pages": b.seen.String() + stranger.seen.String(),
 		"Temporal":  s.everythingInTemporal(c),
+		// Operators see who the customer's people are, in one box.
+		"the operators' pages, without the contacts": contactsBox.ReplaceAllString(operators.seen.String(), ""),
 	}
+	families, err := s.metrics.Gather()
+	require.NoError(t, err)
+	left["the worker's metrics"] = fmt.Sprint(families)
+	require.Contains(t, left["the worker's metrics"], "temporal_")
 	_, metrics := s.request(http.MethodGet, "/metrics", nil, apiKey)
 	left["the metrics"] = string(metrics)
 	for table, text := range everyRow(t, s.dbURL) {
@@ -90,7 +120,7 @@ func TestNothingSecretInTheClear(t *testing.T) {
 	for where, text := range left {
 		require.NotEmpty(t, text, "%s", where)
 		for what, value := range secret {
-			if what == "the customer's mail" && where == "the table contacts" {
+			if strings.HasSuffix(what, " mail") && where == "the table contacts" {
 				assert.Contains(t, text, value, "the scan does see what is there")
 				continue
 			}
@@ -98,6 +128,119 @@ func TestNothingSecretInTheClear(t *testing.T) {
 		}
 	}
 	require.NoError(t, ctx.Err())
+}
+
+// importSecrets imports tokens: one that works, one of a stale connection, one of
+// nobody, and rows that are wrong.
+func (s *stack) importSecrets(secret map[string]string) {
+	s.t.Helper()
+	good, goodToken, err := s.sim.AddConnection(finchsim.NewConnection{CustomerName: "Imported"})
+	require.NoError(s.t, err)
+	stale, staleToken, err := s.sim.AddConnection(finchsim.NewConnection{CustomerName: "Stale"})
+	require.NoError(s.t, err)
+	require.NoError(s.t, s.sim.Break(stale.ID))
+	secret["an imported token"], secret["an imported stale token"] = goodToken, staleToken
+	secret["an imported junk token"], secret["an imported malformed token"] = "planted-imported-junk", "planted imported token"
+	secret["an imported mail"], secret["an imported address that is none"] = "planted.imported@acme.example", "planted.imported.bad"
+	lines := `{"connection_id":"` + good.ID + `","access_token":"` + goodToken + `","contacts":[{"email":"planted.imported@acme.example"}]}
+{"access_token":"` + staleToken + `"}
+{"access_token":"planted-imported-junk"}
+{"connection_id":"imp-1","access_token":"planted imported token"}
+{"connection_id":"imp-2","contacts":[{"email":"planted.imported.bad"}]}
+{"planted-imported-junk":"planted-imported-junk","connection_id":"imp-3"}
+`
+	request, err := http.NewRequest(http.MethodPost, s.url+"/v1/connections:import?import_id=planted", strings.NewReader(lines))
+	require.NoError(s.t, err)
+	request.Header.Set("Authorization", "Bearer "+apiKey)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(s.t, err)
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	require.NoError(s.t, err)
+	require.Equal(s.t, http.StatusOK, response.StatusCode, "%s", answer)
+	require.NotContains(s.t, string(answer), "planted-imported")
+	require.NotContains(s.t, string(answer), "planted.imported")
+	s.eventually("the tokens were asked about", func() bool {
+		rows := strings.Join(rowsOf(s.t, s.dbURL, "staged_tokens"), "\n")
+		return strings.Contains(rows, `"adopted"`) && strings.Contains(rows, `"rejected"`)
+	})
+}
+
+// webhookSecrets sends events: one that Finch signed, and forged ones.
+func (s *stack) webhookSecrets(c customer, secret map[string]string) {
+	s.t.Helper()
+	secret["another's webhook secret"] = base64.StdEncoding.EncodeToString([]byte("planted-other-webhook-secret"))
+	send := func(by string, body string) int {
+		request, err := http.NewRequest(http.MethodPost, s.url+"/webhooks/finch", strings.NewReader(body))
+		require.NoError(s.t, err)
+		request.Header = finch.SignWebhook(by, "msg_"+uuid.NewString(), time.Now(), []byte(body))
+		secret["a signature "+body] = request.Header.Get(finch.HeaderSignature)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(s.t, err)
+		require.NoError(s.t, response.Body.Close())
+		return response.StatusCode
+	}
+	require.Equal(s.t, http.StatusOK, send(webhookSecret, `{"event_type":"account.updated","connection_id":"`+c.id+`","data":{"status":"connected"}}`))
+	require.Equal(s.t, http.StatusUnauthorized, send(secret["another's webhook secret"], `{"event_type":"account.updated","data":{"status":"planted"}}`))
+}
+
+// apiKeySecrets uses API keys: a good one, a revoked one and a mistyped one.
+func (s *stack) apiKeySecrets(c customer, secret map[string]string) {
+	s.t.Helper()
+	ctx := context.Background()
+	for _, name := range []string{"good", "revoked"} {
+		key := secrets.NewAPIKey()
+		secret["the API key "+name] = key
+		made, err := s.db.CreateAPIKey(ctx, db.APIKey{Name: "planted-" + name, Scopes: web.Scopes()}, secrets.HashAPIKey(key))
+		require.NoError(s.t, err)
+		if name == "revoked" {
+			require.NoError(s.t, s.db.RevokeAPIKey(ctx, made.ID))
+		}
+		status, _ := s.request(http.MethodPost, "/v1/reports", map[string]any{"source": "manual", "token_fingerprint": reauth.Fingerprint(c.token)}, key)
+		require.Equal(s.t, name == "revoked", status == http.StatusUnauthorized)
+		mistyped := key[:len(key)-1] + string(key[len(key)-1]^1)
+		secret["the API key "+name+", mistyped"] = mistyped
+		s.request(http.MethodGet, "/v1/cases", nil, mistyped)
+	}
+}
+
+// operatorSecrets signs operators in and walks through their pages.
+func (s *stack) operatorSecrets(c customer, provider *identityProvider, secret map[string]string) *browser {
+	s.t.Helper()
+	ada, bob := s.browser(), s.browser()
+	p := ada.get(s.url + "/operator/openid?next=" + url.QueryEscape("/operator/connections/"+c.id))
+	require.Contains(s.t, p.body, "Ada Ops")
+	require.Contains(s.t, p.body, customerMail, "the box of the contacts is there")
+	ada.get(s.url + "/operator?show=all")
+	ada.get(s.url + "/operator?find=" + url.QueryEscape(c.id))
+	ada.get(s.url + "/operator/openid/return?code=planted-oidc-junk&state=planted-oidc-state")
+	p = bob.get(s.url + "/operator/sign-in")
+	for _, key := range []string{"planted-wrong-operator-key", apiKey} {
+		request, err := http.NewRequest(http.MethodPost, p.url.String(), strings.NewReader(url.Values{"key": {key}}.Encode()))
+		require.NoError(s.t, err)
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		bob.do(request)
+	}
+	ours, err := url.Parse(s.url)
+	require.NoError(s.t, err)
+	for who, b := range map[string]*browser{"Ada": ada, "Bob": bob} {
+		found := b.client.Jar.Cookies(ours)
+		require.NotEmpty(s.t, found, who)
+		for _, cookie := range found {
+			secret["the cookie "+cookie.Name+" of "+who] = cookie.Value
+		}
+	}
+	secret["the identity provider's code"], secret["the identity provider's access token"] = oidcCode, oidcToken
+	secret["a junk code of the identity provider"], secret["a state that is none"] = "planted-oidc-junk", "planted-oidc-state"
+	secret["the operator's address"], secret["an operator's wrong key"] = operatorsMail, "planted-wrong-operator-key"
+	provider.mu.Lock()
+	defer provider.mu.Unlock()
+	require.NotEmpty(s.t, provider.given)
+	for i, token := range provider.given {
+		secret[fmt.Sprintf("ID token %d", i)] = token
+	}
+	ada.seen.Write(bob.seen.Bytes())
+	return ada
 }
 
 func around(text, value string) string {

@@ -19,10 +19,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	prometheusexporter "go.opentelemetry.io/otel/exporters/prometheus"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/contrib/opentelemetry"
 	sdklog "go.temporal.io/sdk/log"
 	"golang.org/x/net/html"
 
@@ -66,6 +70,7 @@ type options struct {
 	webhookURL      string
 	chat            string
 	noWorker        bool
+	signIn          *web.SignIn
 	// sandbox adds a second application, sandbox, with a Finch of its own.
 	sandbox bool
 }
@@ -88,6 +93,8 @@ type stack struct {
 	logs      *logs
 	taskQueue string
 	options   options
+	minted    *minted
+	metrics   *prometheus.Registry // of the worker
 	stop      context.CancelFunc
 	stopped   chan struct{}
 }
@@ -126,12 +133,19 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = s.sim.Close() })
-	serve(t, finchs, s.sim)
+	s.minted = &minted{}
+	serve(t, finchs, s.minted.watch(s.sim))
 
 	clientOptions := client.Options{HostPort: address, Logger: sdklog.NewStructuredLogger(s.logger())}
 	if !s.options.plainTemporal {
 		s.keys.Configure(&clientOptions)
 	}
+	s.metrics = prometheus.NewRegistry()
+	exporter, err := prometheusexporter.New(prometheusexporter.WithRegisterer(s.metrics))
+	require.NoError(t, err)
+	clientOptions.MetricsHandler = opentelemetry.NewMetricsHandler(opentelemetry.MetricsHandlerOptions{
+		Meter: sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("reauth"),
+	})
 	s.temporal, err = client.Dial(clientOptions)
 	require.NoError(t, err)
 	t.Cleanup(s.temporal.Close)
@@ -196,7 +210,7 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 			return err
 		},
 		PublicURL: s.url, ConnectHosts: connectHosts, Applications: further, ProductName: "Payday",
-		FinchWebhookSecrets: []string{webhookSecret}, BootstrapAPIKey: apiKey, Logger: s.logger(),
+		FinchWebhookSecrets: []string{webhookSecret}, BootstrapAPIKey: apiKey, Logger: s.logger(), SignIn: s.options.signIn,
 	})
 	require.NoError(t, err)
 	serve(t, ours, handler)
@@ -212,6 +226,43 @@ func newStack(t *testing.T, change ...func(*options)) *stack {
 		t.Cleanup(func() { s.stopWorker() })
 	}
 	return s
+}
+
+// minted are the tokens that Finch has given for codes.
+type minted struct {
+	mu     sync.Mutex
+	tokens []string
+}
+
+// watch notes the tokens in the answers of Finch.
+func (m *minted) watch(finch http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/auth/token" {
+			finch.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		finch.ServeHTTP(answer, r)
+		var body struct {
+			Token string `json:"access_token"`
+		}
+		if json.Unmarshal(answer.Body.Bytes(), &body) == nil && body.Token != "" {
+			m.mu.Lock()
+			m.tokens = append(m.tokens, body.Token)
+			m.mu.Unlock()
+		}
+		for name, values := range answer.Header() {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(answer.Body.Bytes())
+	})
+}
+
+func (m *minted) all() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.tokens)
 }
 
 func listen(t *testing.T) net.Listener {
@@ -448,7 +499,8 @@ func (s *stack) link() string {
 type browser struct {
 	t      *testing.T
 	client *http.Client
-	seen   *bytes.Buffer // every page, for the scan of secrets
+	ours   string        // where our pages are
+	seen   *bytes.Buffer // every page of ours, for the scan of secrets
 	codes  []string      // those that came back from Connect
 	last   string        // the last callback
 }
@@ -456,7 +508,7 @@ type browser struct {
 func (s *stack) browser() *browser {
 	jar, err := cookiejar.New(nil)
 	require.NoError(s.t, err)
-	b := &browser{t: s.t, client: &http.Client{Jar: jar, Timeout: 30 * time.Second}, seen: &bytes.Buffer{}}
+	b := &browser{t: s.t, client: &http.Client{Jar: jar, Timeout: 30 * time.Second}, ours: s.url, seen: &bytes.Buffer{}}
 	b.client.CheckRedirect = func(r *http.Request, _ []*http.Request) error {
 		if code := r.URL.Query().Get("code"); strings.HasPrefix(r.URL.Path, "/callback") && code != "" {
 			b.codes, b.last = append(b.codes, code), r.URL.String()
@@ -481,7 +533,9 @@ func (b *browser) do(request *http.Request) page {
 	defer response.Body.Close()
 	raw, err := io.ReadAll(response.Body)
 	require.NoError(b.t, err)
-	b.seen.Write(raw)
+	if strings.HasPrefix(response.Request.URL.String(), b.ours) {
+		b.seen.Write(raw)
+	}
 	return page{response.Request.URL, response.StatusCode, string(raw), response.Header}
 }
 

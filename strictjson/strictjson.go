@@ -114,7 +114,8 @@ func checkField(name string, seen map[string]bool) error {
 	return nil
 }
 
-// plainName keeps what is not a field's name out of messages.
+// plainName keeps what does not look like a field's name out of messages: it can
+// be a token that stands in the wrong place.
 func plainName(name string) bool {
-	return len(name) <= 40 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
+	return len(name) <= 24 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == ""
 }

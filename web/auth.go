@@ -25,11 +25,12 @@ const (
 	ScopeTokens      = "tokens:read"       // read the current access tokens
 	ScopeOperator    = "operator"          // see everything but tokens; cancel, snooze and remind
 	ScopeMetrics     = "metrics"           // read /metrics
+	ScopeCodec       = "codec"             // decode what is encrypted in Temporal
 )
 
 // Scopes lists every scope.
 func Scopes() []string {
-	return []string{ScopeReports, ScopeConnections, ScopeTokens, ScopeOperator, ScopeMetrics}
+	return []string{ScopeReports, ScopeConnections, ScopeTokens, ScopeOperator, ScopeMetrics, ScopeCodec}
 }
 
 // BootstrapKeyName is what the key of Config.BootstrapAPIKey is called.

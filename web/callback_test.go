@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/finch-reauth/reauth/reauth"
+	"github.com/finch-reauth/reauth/secrets"
 )
 
 // press opens Connect for a connection and returns the state and the browser's
@@ -443,4 +444,67 @@ func mustMetrics(t *testing.T) *metrics {
 	m, err := newMetrics(prometheus.NewRegistry())
 	require.NoError(t, err)
 	return m
+}
+
+// A state goes on working when the case has opened another session since, and a
+// repeat of the code that it brought shows the first result.
+func TestCallbackWithTheStateOfAnOlderSession(t *testing.T) {
+	f := newFixture(t)
+	old, _ := f.press(f.ready(connID))
+	f.session("case-"+connID, connect+"2", f.clock().Add(time.Hour))
+	fresh, _ := f.press(f.link(connID))
+	require.NotEqual(t, old, fresh)
+	first := f.ticketOf(f.visit("GET", callbackURL("code-Hush-1", old)))
+	require.Equal(t, []string{connID}, f.temporal.codesFor)
+	require.Equal(t, "case-"+connID, first.CaseID)
+	for _, state := range []string{old, fresh} {
+		again := f.ticketOf(f.visit("GET", callbackURL("code-Hush-1", state)))
+		require.Equal(t, first.CodeHash, again.CodeHash)
+	}
+	require.Len(t, f.temporal.codes, 1, "nothing is exchanged twice")
+}
+
+// Login CSRF: somebody's own state, made to be opened in another's browser, is
+// still about their own connection, and leaves the other's cookie as it is.
+func TestCallbackWithAStrangersState(t *testing.T) {
+	f := newFixture(t)
+	_, victim := f.press(f.ready("victim"))
+	theirs, _ := f.press(f.ready("attacker"))
+	w := f.visit("GET", callbackURL("code-Hush-1", theirs), cookies(victim))
+	require.Equal(t, []string{"attacker"}, f.temporal.codesFor)
+	require.Equal(t, "attacker", f.ticketOf(w).ConnectionID)
+	require.Empty(t, w.Result().Cookies())
+	f.visit("GET", callbackURL("code-Hush-2", ""), cookies(victim))
+	require.Equal(t, []string{"attacker", "victim"}, f.temporal.codesFor, "the browser's own sign-in goes on")
+}
+
+// A ticket that was minted for another use, or under another keyset, is no state.
+func TestCallbackWithATicketThatIsNoState(t *testing.T) {
+	f := newFixture(t)
+	f.press(f.ready(connID))
+	click := clickTicket{ConnectionID: connID, CaseID: "case-" + connID}
+	setting, err := secrets.Generate()
+	require.NoError(t, err)
+	others, err := secrets.Load(setting)
+	require.NoError(t, err)
+	foreign, err := others.Mint(ticketState, click, f.clock().Add(time.Hour))
+	require.NoError(t, err)
+	tickets := []string{foreign}
+	for _, kind := range []string{ticketDone, ticketAgain, ticketOperator, ticketForm, ticketOpenID} {
+		ticket, err := f.keys.Mint(kind, click, f.clock().Add(time.Hour))
+		require.NoError(t, err)
+		tickets = append(tickets, ticket)
+	}
+	s := &server{Config: f.config}
+	for _, ticket := range tickets {
+		_, ok := s.stateTicket(ticket)
+		require.False(t, ok)
+		r := httptest.NewRequest("GET", "/callback", nil)
+		r.AddCookie(&http.Cookie{Name: s.cookieName(), Value: ticket})
+		_, ok = s.cookieTicket(r)
+		require.False(t, ok)
+	}
+	f.visit("GET", callbackURL("code-Hush-1", foreign))
+	require.Empty(t, f.temporal.codesFor)
+	require.Len(t, f.temporal.redeems, 1, "it is as good as none: the exchange says whose the code is")
 }

@@ -324,7 +324,7 @@ func TestWebhooksWhileTemporalIsDown(t *testing.T) {
 // The clerk runs beside the service, however many there are, and ends with its
 // context.
 func TestActOnWebhooks(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.MetricsOpen = true })
+	f := newFixture(t)
 	f.register(connID)
 	for i := range 20 {
 		f.event(fmt.Sprint("msg_", i), accountUpdated([]string{"reauth", "connected"}[i%2]))
@@ -339,7 +339,7 @@ func TestActOnWebhooks(t *testing.T) {
 	running.Wait()
 	require.Equal(t, 1, f.count("cases"))
 	require.Len(t, f.temporal.signals, 10)
-	text := f.api(200, "GET", "/metrics", nil, nil, noKey).Body.String()
+	text := f.api(200, "GET", "/metrics", nil, nil).Body.String()
 	for _, line := range []string{
 		`reauth_webhooks_total{provider="finch",result="stored"} 20`,
 		`reauth_webhooks_obeyed_total{result="reported"} 10`,
@@ -391,7 +391,7 @@ func TestTimelineShowsWebhooks(t *testing.T) {
 
 // Garbage and old events are told apart, and fill no log.
 func TestWebhookRefusalsAreSeldomLogged(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.MetricsOpen = true })
+	f := newFixture(t)
 	f.dbDown() // nobody asks it
 	good := accountUpdated("reauth")
 	old := func(r *http.Request) {
@@ -408,7 +408,7 @@ func TestWebhookRefusalsAreSeldomLogged(t *testing.T) {
 	f.event("msg_1", good, old)
 	require.Contains(t, f.log.String(), `"others_since_the_last_line":49`)
 	require.Contains(t, f.event("msg_1", good, old).Body.String(), "Its signature does verify")
-	text := f.api(200, "GET", "/metrics", nil, nil, noKey).Body.String()
+	text := f.api(200, "GET", "/metrics", nil, nil).Body.String()
 	require.Contains(t, text, `reauth_webhooks_total{provider="finch",result="late"} 52`)
 	require.Contains(t, text, `reauth_webhooks_total{provider="finch",result="unverified"} 50`)
 }

@@ -100,7 +100,8 @@ type Config struct {
 	// call the payload codec. Optional.
 	CodecOrigins []string
 	// CodecOpen and MetricsOpen let /codec and /metrics be used without an API
-	// key. They are for services that only their own machine can reach.
+	// key. They are for services that only their own machine can reach, so they are
+	// refused unless PublicURL is an address of it.
 	CodecOpen, MetricsOpen bool
 	// TemporalUIURL is where operators find a case's workflow, in
 	// TemporalNamespace ("default" by default). Optional.
@@ -144,6 +145,9 @@ func (c *Config) check() error {
 		return errors.New(`web: PublicURL must be an absolute http or https URL without a path, as "https://reauth.example.com"`)
 	}
 	c.PublicURL = u.Scheme + "://" + u.Host
+	if (c.CodecOpen || c.MetricsOpen) && !LocalURL(c.PublicURL) {
+		return errors.New("web: CodecOpen and MetricsOpen are for services that only their own machine can reach, and PublicURL is no address of it")
+	}
 	if len(c.ConnectHosts) == 0 {
 		c.ConnectHosts = []string{"connect.tryfinch.com"}
 	}
@@ -193,6 +197,17 @@ func (c *Config) check() error {
 		c.Version = "dev"
 	}
 	return nil
+}
+
+// LocalURL tells whether an address leads to the machine itself: then nobody else
+// is meant to reach what is there.
+func LocalURL(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // checkCampaign refuses the name of a campaign that does not exist; an empty

@@ -13,7 +13,7 @@ import (
 )
 
 func TestMail(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.MetricsOpen = true })
+	f := newFixture(t)
 	f.register(connID)
 	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
 	var v MailView

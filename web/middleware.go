@@ -75,7 +75,7 @@ func (s *server) observe(w http.ResponseWriter, r *http.Request, next http.Handl
 	if largest > 0 {
 		r.Body = http.MaxBytesReader(rec, r.Body, largest)
 	}
-	baseHeaders(rec.Header())
+	s.baseHeaders(rec.Header())
 	rec.Header().Set("X-Request-Id", info.id)
 
 	defer func() {
@@ -94,7 +94,10 @@ func (s *server) observe(w http.ResponseWriter, r *http.Request, next http.Handl
 }
 
 // baseHeaders hold for every answer. Pages replace the policy by their own.
-func baseHeaders(h http.Header) {
+func (s *server) baseHeaders(h http.Header) {
+	if s.secure() { // over plain HTTP browsers would ignore it
+		h.Set("Strict-Transport-Security", "max-age=31536000")
+	}
 	h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")

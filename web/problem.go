@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -116,7 +117,7 @@ func polish(registry huma.Registry) huma.Transformer {
 				continue
 			}
 			polished.Errors = append(polished.Errors, &huma.ErrorDetail{
-				Location: detail.Location, Message: advise(registry, ctx.Operation(), detail),
+				Location: place(detail.Location), Message: advise(registry, ctx.Operation(), detail),
 			})
 		}
 		slices.SortStableFunc(polished.Errors, func(a, b *huma.ErrorDetail) int { return strings.Compare(a.Location, b.Location) })
@@ -130,11 +131,29 @@ func polish(registry huma.Registry) huma.Transformer {
 	}
 }
 
+// fieldName is what a step of a location looks like.
+var fieldName = regexp.MustCompile(`^[a-zA-Z_-]{1,24}(\[[0-9]{1,6}\])*$`)
+
+// place is a location as far as its steps look like names of fields: what
+// somebody wrote where a name belongs can be a token too.
+func place(location string) string {
+	steps := strings.Split(location, ".")
+	for i, step := range steps {
+		if !fieldName.MatchString(step) {
+			return strings.Join(steps[:i], ".")
+		}
+	}
+	return location
+}
+
 // advise adds to a message what the schema would have taken.
 func advise(registry huma.Registry, op *huma.Operation, detail *huma.ErrorDetail) string {
+	unnamed := place(detail.Location) != detail.Location
 	switch detail.Message {
 	case "unexpected property":
-		if known := knownFields(registry, op, detail.Location); known != "" {
+		if known := knownFields(registry, op, detail.Location); known != "" && unnamed {
+			return "has a field that is not one here; known are " + known
+		} else if known != "" {
 			return "is not a field here; known are " + known
 		}
 	case "unknown query parameter":

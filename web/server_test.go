@@ -5,14 +5,18 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	commonpb "go.temporal.io/api/common/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
 )
@@ -38,6 +42,8 @@ func TestConfig(t *testing.T) {
 		{"an empty connect host", func(c *Config) { c.ConnectHosts = []string{""} }, "ConnectHosts"},
 		{"ConnectHosts with a policy in it", func(c *Config) { c.ConnectHosts = []string{"a.example; script-src *"} }, "ConnectHosts"},
 		{"CodecOrigins with a slash", func(c *Config) { c.CodecOrigins = []string{"http://localhost:8233/"} }, "CodecOrigins"},
+		{"a codec that all the world can use", func(c *Config) { c.CodecOpen = true }, "only their own machine can reach"},
+		{"metrics that all the world can read", func(c *Config) { c.MetricsOpen = true }, "only their own machine can reach"},
 		{"every origin", func(c *Config) { c.CodecOrigins = []string{"*"} }, "CodecOrigins"},
 	}
 	for _, test := range tests {
@@ -76,14 +82,14 @@ func TestHealth(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.MetricsOpen = true })
+	f := newFixture(t)
 	f.press(f.ready(connID))
 	f.api(202, "POST", reportURL, map[string]any{"source": "sweep"}, nil)
 	f.event("msg_1", `{"event_type":"test"}`)
 	f.visit("GET", "/callback?code=a&code=b")
 	f.do("BREW", "/r/Hush", nil)
 	f.do("GET", "/wp-admin/Hush.php", nil)
-	text := f.api(200, "GET", "/metrics", nil, nil, noKey).Body.String()
+	text := f.api(200, "GET", "/metrics", nil, nil).Body.String()
 	for _, line := range []string{
 		`reauth_clicks_total 1`,
 		`reauth_reports_total{created="false",source="sweep"} 1`,
@@ -323,23 +329,85 @@ func TestClientAddress(t *testing.T) {
 
 func TestCodec(t *testing.T) {
 	const origin = "http://localhost:8233"
-	f := newFixture(t, func(c *Config) { c.CodecOrigins = []string{origin} })
+	p := newIdentityProvider(t)
+	f := newFixture(t, withSignIn(p, true), func(c *Config) { c.CodecOrigins = []string{origin} })
 	payloads, err := f.keys.Codec().Encode([]*commonpb.Payload{{Metadata: map[string][]byte{"encoding": []byte("json/plain")}, Data: []byte(`"plain"`)}})
 	require.NoError(t, err)
-	body, err := protojson.Marshal(&commonpb.Payloads{Payloads: payloads})
+	encoded, err := protojson.Marshal(&commonpb.Payloads{Payloads: payloads})
 	require.NoError(t, err)
-	w := f.do("POST", "/codec/decode", string(body), header("Origin", origin))
+	body := string(encoded)
+	key := bearer(f.key(db.APIKey{Name: "temporal-ui", Scopes: []string{ScopeCodec}}))
+	w := f.do("POST", "/codec/decode", body, key, header("Origin", origin))
 	require.Equal(t, 200, w.Code, w.Body.String())
 	require.Contains(t, w.Body.String(), "InBsYWluIg==")
 	require.Equal(t, origin, w.Header().Get("Access-Control-Allow-Origin"))
-	require.Equal(t, 200, f.do("POST", "/codec/encode", string(body)).Code)
+	require.Equal(t, 200, f.do("POST", "/codec/encode", body, key).Code)
+	preflight := f.do("OPTIONS", "/codec/decode", nil, noKey, header("Origin", origin))
+	require.Equal(t, http.StatusNoContent, preflight.Code)
+	require.Equal(t, origin, preflight.Header().Get("Access-Control-Allow-Origin"))
 
-	require.Equal(t, http.StatusUnauthorized, f.do("POST", "/codec/decode", string(body), noKey).Code)
-	require.Equal(t, http.StatusForbidden, f.do("POST", "/codec/decode", string(body), header("Origin", "https://evil.example")).Code)
-	require.NoError(t, f.db.EnsureAPIKey(t.Context(), "r", hashAPIKey("key-Hush-r"), []string{ScopeReports, ScopeTokens}))
-	require.Equal(t, http.StatusUnauthorized, f.do("POST", "/codec/decode", string(body), header("Authorization", "Bearer key-Hush-r")).Code)
-	require.Equal(t, http.StatusNoContent, f.do("OPTIONS", "/codec/decode", nil, noKey, header("Origin", origin)).Code)
+	rest := slices.DeleteFunc(Scopes(), func(scope string) bool { return scope == ScopeCodec })
+	others := bearer(f.key(db.APIKey{Name: "others", Scopes: rest}))
+	foreign := header("Origin", "https://evil.example")
+	past := f.clock().Add(-time.Second)
+	for name, refused := range map[string]struct {
+		options []option
+		want    int
+	}{
+		"no key":                           {[]option{noKey}, 401},
+		"no key, from the web UI":          {[]option{noKey, header("Origin", origin)}, 401},
+		"every other scope":                {[]option{others}, 401},
+		"an expired key":                   {[]option{bearer(f.key(db.APIKey{Name: "expired", Scopes: Scopes(), ExpiresAt: &past}))}, 401},
+		"a key for one application":        {[]option{bearer(f.key(db.APIKey{Name: "acme", Scopes: Scopes(), Application: "acme"}))}, 401},
+		"another origin, with a key":       {[]option{key, foreign}, 403},
+		"a sandboxed page, with a key":     {[]option{key, header("Origin", "null")}, 403},
+		"an origin that continues, a key":  {[]option{key, header("Origin", origin+".evil.example")}, 403},
+		"a body that is far too large":     {[]option{key, form(strings.Repeat(" ", 9<<20))}, 400},
+		"a body that is no list, in clear": {[]option{key, form(`["plain"]`)}, 400},
+	} {
+		for _, path := range []string{"/codec/decode", "/codec/encode"} {
+			w := f.do("POST", path, body, refused.options...)
+			require.Equal(t, refused.want, w.Code, "%s: %s %s", name, path, w.Body)
+			require.NotContains(t, w.Body.String(), "InBsYWluIg==")
+			require.NotEqual(t, "https://evil.example", w.Header().Get("Access-Control-Allow-Origin"))
+		}
+	}
+	w = f.do("OPTIONS", "/codec/decode", nil, noKey, foreign)
+	require.Equal(t, http.StatusForbidden, w.Code)
+	require.Empty(t, w.Header().Get("Access-Control-Allow-Origin"))
 
-	open := f.again(t, func(c *Config) { c.CodecOpen = true })
-	require.Equal(t, 200, open.do("POST", "/codec/encode", string(body), noKey).Code)
+	// Operators who are signed in decode in the web UI, which sends their cookie.
+	decode := func(v *visitor, options ...option) int {
+		return v.open("POST", "/codec/decode", nil, append([]option{form(body), header("Sec-Fetch-Site", "same-site")}, options...)...).Code
+	}
+	p.says(map[string]any{"groups": []string{"ops"}})
+	ada := f.visitor()
+	require.Equal(t, http.StatusSeeOther, ada.signIn(p).Code)
+	require.Equal(t, 200, decode(ada, header("Origin", origin)))
+	require.Equal(t, 401, decode(ada), "no page of the web UI asks")
+	require.Equal(t, 403, decode(ada, foreign))
+	byKey := func(key db.APIKey) *visitor {
+		v := f.visitor()
+		w := v.open("POST", "/operator/sign-in", url.Values{"key": {f.key(key)}})
+		require.Equal(t, http.StatusSeeOther, w.Code, w.Body)
+		return v
+	}
+	require.Equal(t, 200, decode(byKey(db.APIKey{Name: "bob", Scopes: []string{ScopeOperator, ScopeCodec}}), header("Origin", origin)))
+	require.Equal(t, 401, decode(byKey(db.APIKey{Name: "eve", Scopes: []string{ScopeOperator}}), header("Origin", origin)))
+	require.Equal(t, 401, decode(byKey(db.APIKey{Name: "acme-ops", Scopes: Scopes(), Application: "acme"}), header("Origin", origin)))
+	f.advance(9 * time.Hour)
+	require.Equal(t, 401, decode(ada, header("Origin", origin)), "signed in for eight hours")
+
+	open := f.again(t, func(c *Config) { c.CodecOpen, c.PublicURL = true, "http://127.0.0.1:8080" })
+	require.Equal(t, 200, open.do("POST", "/codec/encode", body, noKey).Code)
+	require.Equal(t, 403, open.do("POST", "/codec/encode", body, noKey, foreign).Code, "no page of another site, open or not")
+}
+
+func TestLocalURL(t *testing.T) {
+	for _, address := range []string{"http://localhost:8080", "http://127.0.0.1:8080", "https://127.8.9.1", "http://[::1]:1"} {
+		require.True(t, LocalURL(address), address)
+	}
+	for _, address := range []string{"https://reauth.example.com", "http://10.0.0.1", "http://192.168.1.7:8080", "http://localhost.example.com", "http://0.0.0.0:8080", "http://[::]:80", "http://127.0.0.1.nip.io", ""} {
+		require.False(t, LocalURL(address), address)
+	}
 }

@@ -50,6 +50,7 @@ type operator struct {
 	Key string `json:"k,omitempty"`
 	// Session is random, and binds the forms to this sign-in.
 	Session string `json:"s"`
+	key     db.APIKey
 }
 
 // formTicket is what a form carries to prove that we made it for this session.
@@ -140,6 +141,7 @@ func (s *server) whoIs(r *http.Request) (operator, context.Context, error) {
 	if key.Application != "" {
 		ctx = db.Within(ctx, key.Application)
 	}
+	who.key = key
 	return who, ctx, nil
 }
 

@@ -3,6 +3,7 @@ package rows
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"io"
 	"strings"
@@ -179,11 +180,15 @@ func TestSkipTo(t *testing.T) {
 }
 
 // Whatever a file holds: nothing panics, every line is read once, what is taken
-// can be stored, and reading the same again is the same.
+// can be stored, reading the same again is the same, a row that is written anew is
+// read as it was, and what is wrong is said without a token or an address.
 func FuzzRows(f *testing.F) {
 	for _, seed := range []string{
 		"connection_id,access_token\nc1,tok\n,tok\n", "\ufeffconnection_id;contact2_email\r\nc1;a@x.example\r\n", "access_token\n\"a\"\"b\"\n\"\n",
 		`{"connection_id":"c1","contacts":[{"email":"a@x.example"}]}` + "\n[]\n{}\n", `{"a":{"b":[1,null]}}`, "[", "{", "\x1f\x8b", "connection_id\n\x00\xff\n", "",
+		"access_token,connection_id\nPLANTED-token-0001,c 1\nPLANTED token-0001,c1\n", "PLANTED-token-0001\nc1\n", `{"access_token":"PLANTED-token-0001","connection_id":"c 1"}`, `{"PLANTED-token-0001":1}`,
+		"contact_email,access_token,minted_at,products\nPLANTED@x.example oops,t,2026-01-01,a b\nPLANTED@x.example,t,PLANTED-token-0001,\n",
+		`{"connection_id":"c","access_token":"PLANTED-token-0001","minted_at":"2026-01-02T03:04:05Z","products":["company"],"system":"","contacts":[{"email":"a@x.example","name":"A","locale":"de-CH","time_zone":"Asia/Tokyo","role":"payroll"}]}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -191,6 +196,7 @@ func FuzzRows(f *testing.F) {
 		read := func() (text []string) {
 			r, err := NewReader(bytes.NewReader(content), Options{Now: now})
 			if err != nil {
+				requireNothingPlanted(t, err)
 				return []string{err.Error()}
 			}
 			line := int64(0)
@@ -205,6 +211,7 @@ func FuzzRows(f *testing.F) {
 				if errors.As(err, &problem) {
 					require.NotEmpty(t, problem.Message)
 					require.Equal(t, line, problem.Line)
+					requireNothingPlanted(t, problem)
 					text = append(text, problem.Error())
 					continue
 				}
@@ -216,6 +223,12 @@ func FuzzRows(f *testing.F) {
 					require.NotEmpty(t, row.Token)
 				}
 				text = append(text, row.Connection.ConnectionID, row.Token.Reveal())
+				anew, err := NewReader(strings.NewReader(written(t, row)), Options{Now: now})
+				require.NoError(t, err)
+				again, err := anew.Next()
+				require.NoError(t, err)
+				again.Line = row.Line
+				require.Equal(t, row, again)
 			}
 			sum := sha256.Sum256(content)
 			require.Equal(t, sum[:], r.Digest())
@@ -224,4 +237,44 @@ func FuzzRows(f *testing.F) {
 		}
 		require.Equal(t, read(), read())
 	})
+}
+
+// requireNothingPlanted: what is said of a file repeats no token and no address.
+func requireNothingPlanted(t *testing.T, err error) {
+	t.Helper()
+	for _, secret := range []string{"planted-token", "planted token", "planted@x"} {
+		require.NotContains(t, strings.ToLower(err.Error()), secret)
+	}
+}
+
+// written is a row as a line of NDJSON.
+func written(t *testing.T, row Row) string {
+	t.Helper()
+	c, fields := row.Connection, map[string]any{"access_token": row.Token.Reveal(), "connection_id": row.Connection.ConnectionID}
+	if !row.MintedAt.IsZero() {
+		fields["minted_at"] = row.MintedAt.Format(time.RFC3339Nano)
+	}
+	for _, f := range []struct {
+		name  string
+		given bool
+		value any
+	}{
+		{"provider", row.Given.Provider, c.Provider}, {"application", row.Given.Application, c.Application}, {"customer_id", row.Given.CustomerID, c.CustomerID},
+		{"customer_name", row.Given.CustomerName, c.CustomerName}, {"system", row.Given.System, c.System}, {"campaign", row.Given.Campaign, c.Campaign},
+		{"products", row.Given.Products, append([]string{}, c.Products...)},
+	} {
+		if f.given {
+			fields[f.name] = f.value
+		}
+	}
+	if row.Given.Contacts {
+		people := []map[string]string{}
+		for _, p := range c.Contacts {
+			people = append(people, map[string]string{"email": p.Email, "name": p.Name, "role": p.Role, "locale": p.Locale, "time_zone": p.TimeZone})
+		}
+		fields["contacts"] = people
+	}
+	text, err := json.Marshal(fields)
+	require.NoError(t, err)
+	return string(text) + "\n"
 }

@@ -26,7 +26,7 @@ type apiKeysCommand struct {
 type apiKeysNewCommand struct {
 	databaseSettings
 	Name        string `required:"" placeholder:"NAME" help:"What the key is called in logs, and in timelines as who did something."`
-	Scopes      string `required:"" placeholder:"SCOPE,..." help:"What it may do: reports:write, connections:write, tokens:read, operator, metrics."`
+	Scopes      string `required:"" placeholder:"SCOPE,..." help:"What it may do: reports:write, connections:write, tokens:read, operator, metrics, codec."`
 	Application string `placeholder:"NAME" help:"Let it see the connections of this provider application only."`
 	Expires     string `default:"never" placeholder:"WHEN" help:"When it ends: after 90d or 12h, at 2027-06-30 or 2027-06-30T18:00:00Z, or never."`
 }
@@ -61,6 +61,9 @@ func (c *apiKeysNewCommand) key(now time.Time) (db.APIKey, error) {
 	}
 	if c.Application != "" && slices.Contains(k.Scopes, web.ScopeMetrics) {
 		return k, errors.New("--scopes may not hold metrics with --application: metrics are of all applications together")
+	}
+	if c.Application != "" && slices.Contains(k.Scopes, web.ScopeCodec) {
+		return k, errors.New("--scopes may not hold codec with --application: what it decodes is of all applications together")
 	}
 	expires, err := ending(c.Expires, now)
 	k.ExpiresAt = expires

@@ -437,6 +437,7 @@ func TestAPIKeyCommands(t *testing.T) {
 		"--name x --scopes all":                                `--scopes holds "all"; there are reports:write`,
 		"--name x --scopes ,":                                  "--scopes must name at least one",
 		"--name x --scopes metrics --application acme":         "--scopes may not hold metrics",
+		"--name x --scopes codec --application acme":           "--scopes may not hold codec",
 		"--name x --scopes operator --application A":           "--application must be",
 		"--name x --scopes operator --expires soon":            "--expires must be a time in the future",
 		"--name x --scopes operator --expires 0d":              "--expires must be a time in the future",

@@ -45,6 +45,9 @@ type serveCommand struct {
 
 func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 	logger := c.logger(s.err)
+	if err := c.checkOpen(); err != nil {
+		return err
+	}
 	keys, err := c.keys()
 	if err != nil {
 		return err
@@ -149,6 +152,18 @@ func (c *serveCommand) Run(ctx context.Context, s streams, p parts) error {
 	return shutDown(server)
 }
 
+// checkOpen refuses what is open without a key where others can reach it.
+func (c *serveCommand) checkOpen() error {
+	for _, open := range []struct{ name, value, scope string }{
+		{"REAUTH_CODEC_OPEN", c.CodecOpen, web.ScopeCodec}, {"REAUTH_METRICS_OPEN", c.MetricsOpen, web.ScopeMetrics},
+	} {
+		if isTrue(open.value) && !web.LocalURL(c.PublicURL) {
+			return settingError{open.name, "is true, but REAUTH_PUBLIC_URL is not an address of this machine alone", "false, and an API key with the scope " + open.scope, "false"}
+		}
+	}
+	return nil
+}
+
 // config wires the service, but for its database and what needs it. Everything
 // in it was checked before.
 func (c *serveCommand) config(keys *secrets.Keys, temporal client.Client, logger *slog.Logger) web.Config {
@@ -237,6 +252,8 @@ func (s *starting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// the browser must keep it and try again.
 		w.Header().Set("Refresh", "3")
 		w.Header().Set("Referrer-Policy", "no-referrer")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		w.Header().Set("X-Robots-Tag", "noindex, nofollow")
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, `<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><title>One moment</title>`+

@@ -32,3 +32,23 @@ func TestTheServerIsBounded(t *testing.T) {
 		require.Equal(t, want, response.StatusCode)
 	}
 }
+
+func TestNothingIsOpenToTheWorld(t *testing.T) {
+	for _, test := range []struct {
+		url, codec, metrics, want string
+	}{
+		{"https://reauth.example.com", "false", "0", ""},
+		{"http://localhost:8080", "true", "1", ""},
+		{"https://reauth.example.com", "true", "false", "REAUTH_CODEC_OPEN is true, but REAUTH_PUBLIC_URL is not an address of this machine alone; it wants false, and an API key with the scope codec, for example REAUTH_CODEC_OPEN=false"},
+		{"http://10.1.2.3:8080", "false", "1", "REAUTH_METRICS_OPEN is true"},
+	} {
+		var c serveCommand
+		c.PublicURL, c.CodecOpen, c.MetricsOpen = test.url, test.codec, test.metrics
+		err := c.checkOpen()
+		if test.want == "" {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorContains(t, err, test.want)
+	}
+}

@@ -66,8 +66,8 @@ type httpSettings struct {
 	TemporalUIURL      string `name:"temporal-ui-url" env:"REAUTH_TEMPORAL_UI_URL" placeholder:"URL" help:"Address of the Temporal web UI, for links to it."`
 	TrustedProxies     string `env:"REAUTH_TRUSTED_PROXIES" placeholder:"NETWORK,..." help:"Networks of the proxies whose X-Forwarded-For is believed."`
 	RateLimits         string `env:"REAUTH_RATE_LIMITS" placeholder:"LIMITS" help:"How many requests are answered: of one API key, of one address without a key, webhooks of one address, wrong keys of one address. off for any number."`
-	CodecOpen          string `env:"REAUTH_CODEC_OPEN" default:"false" placeholder:"BOOL" help:"Let /codec be used without an API key: only where nobody else can reach it."`
-	MetricsOpen        string `env:"REAUTH_METRICS_OPEN" default:"false" placeholder:"BOOL" help:"Let /metrics be read without an API key: only where nobody else can reach it."`
+	CodecOpen          string `env:"REAUTH_CODEC_OPEN" default:"false" placeholder:"BOOL" help:"Let /codec be used without an API key: only where REAUTH_PUBLIC_URL is this machine's own."`
+	MetricsOpen        string `env:"REAUTH_METRICS_OPEN" default:"false" placeholder:"BOOL" help:"Let /metrics be read without an API key: only where REAUTH_PUBLIC_URL is this machine's own."`
 }
 
 type mailSettings struct {

@@ -44,7 +44,7 @@ func complete(t *testing.T) map[string]string {
 		"REAUTH_TEMPORAL_UI_URL":    "https://temporal.example.com/ui",
 		"REAUTH_TRUSTED_PROXIES":    "10.0.0.0/8,fd00::/8",
 		"REAUTH_CODEC_OPEN":         "false",
-		"REAUTH_METRICS_OPEN":       "1",
+		"REAUTH_METRICS_OPEN":       "0",
 		"SMTP_URL":                  "smtp://user:hunter2@smtp.example.com:587",
 		"REAUTH_MAIL_FROM":          "Acme Insights <connections@example.com>",
 		"REAUTH_OPERATOR_EMAIL":     "operations@example.com",
