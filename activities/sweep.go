@@ -212,8 +212,7 @@ func (s *sweep) check(ctx context.Context, c db.Check) error {
 		s.giveBack(c.ConnectionID)
 		return s.a.DB.PutOffCheck(ctx, c, 0)
 	case err != nil:
-		s.failed(ctx, c, err)
-		return s.a.DB.PutOffCheck(ctx, c, failedAgain)
+		return s.a.DB.PutOffCheck(ctx, c, s.failed(ctx, c, err))
 	}
 	at := s.a.Now()
 	if at.Before(s.in.Cutoff) { // by a clock that is behind that of Temporal
@@ -235,21 +234,24 @@ func (s *sweep) giveBack(connectionID string) {
 	}
 }
 
-// failed counts a connection that could not be asked. When too many fail in a
-// row, the others are left alone.
-func (s *sweep) failed(ctx context.Context, c db.Check, err error) {
+// failed counts a connection that could not be asked, and says when to try it
+// again. When too many fail in a row because the provider is away, the others are left
+// alone; a fault of the connection's own (a token that no key opens, say) puts it at
+// the end of the queue, so that a handful of them does not hold up everybody.
+func (s *sweep) failed(ctx context.Context, c db.Check, err error) (again time.Duration) {
 	s.a.Logger.InfoContext(ctx, "A connection could not be checked", "connection_id", c.ConnectionID, "error", err)
 	s.say(ctx, reauth.SweepCounts{Failed: 1}, "")
+	provider, ok := errors.AsType[*ProviderError](err)
+	if !ok || !slices.Contains([]Trouble{TroubleDown, TroubleNoAnswer, TroubleNotSent, TroubleClient}, provider.Trouble) {
+		return max(failedAgain, s.in.Every)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failures++; s.failures >= failuresInARow && s.trouble == "" {
-		why := "an error of ours, which the log tells"
-		if provider, ok := errors.AsType[*ProviderError](err); ok {
-			why = "the provider's " + provider.Error()
-		}
-		s.trouble = fmt.Sprintf("%d checks in a row have failed, the last one for %s", s.failures, why)
+		s.trouble = fmt.Sprintf("%d checks in a row have failed, the last one for the provider's %s", s.failures, provider.Error())
 		s.enough()
 	}
+	return failedAgain
 }
 
 // say counts what was found, and lets everybody know.

@@ -114,7 +114,12 @@ func (d *DB) InitMail(ctx context.Context, mode reauth.MailMode, by string) erro
 			return err
 		}
 		was, err := readMailControl(ctx, tx)
-		if err != nil || was.Version > 0 {
+		if err != nil {
+			return err
+		}
+		// A ramp may be set before the first worker starts; it says nothing of the mode.
+		var chosen bool
+		if err := tx.GetContext(ctx, &chosen, `SELECT EXISTS (SELECT FROM mail_changes WHERE mode <> was_mode OR ramp = was_ramp)`); err != nil || chosen {
 			return err
 		}
 		_, err = setMail(ctx, tx, was, MailSetting{Mode: &mode, By: by, At: now})

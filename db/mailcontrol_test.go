@@ -39,6 +39,15 @@ func TestMailControl(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, db.MailControl{Version: 1, Mode: reauth.MailShadow}, c, "the setting counts once")
 
+	early := newStore(t) // somebody sets a ramp before the first worker starts
+	first := 50
+	_, _, err = early.SetMail(early.ctx, db.MailSetting{Ramp: &first, By: "Ada", At: t0})
+	require.NoError(t, err)
+	require.NoError(t, early.InitMail(early.ctx, reauth.MailShadow, "the setting REAUTH_MAIL"))
+	c, err = early.Mail(early.ctx)
+	require.NoError(t, err)
+	assert.Equal(t, db.MailControl{Version: 2, Mode: reauth.MailShadow, Ramp: 50}, c, "a ramp says nothing of the mode")
+
 	on, ten := reauth.MailOn, 10
 	c, changed, err := s.SetMail(s.ctx, db.MailSetting{Mode: &on, Ramp: &ten, By: "Ada", Reason: "ask anna@example.com", At: t0})
 	require.NoError(t, err)

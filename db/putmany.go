@@ -159,7 +159,7 @@ WITH i AS (SELECT * FROM json_to_recordset($1)`+asConnections+`),
 UPDATE connections c
    SET provider = a.provider, application = a.application, customer_id = a.customer_id, customer_name = a.customer_name,
        system = a.system, campaign = a.campaign, products = a.products,
-       status = CASE WHEN c.status = 'removed' THEN 'connected' ELSE c.status END, updated_at = $2
+       status = CASE WHEN c.status = 'removed' THEN 'connected' ELSE c.status END, disconnected_at = NULL, updated_at = $2
   FROM after a
  WHERE c.connection_id = a.connection_id
    AND (c.status = 'removed'

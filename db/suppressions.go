@@ -24,8 +24,8 @@ const (
 // Suppressed tells whether a report of a source opens no case at a time, until
 // when, and the outcome that is the reason. Only reports of machines are ever
 // suppressed, and not after the connection was seen connected, except that
-// seeing it connected says nothing new after a false alarm. A false alarm about
-// the customer's account (reauth.SetupCodes) says nothing of the login: a
+// seeing it connected says nothing new after a false alarm. What ended as a false
+// alarm or was called off about the customer's account (reauth.SetupCodes) says nothing of the login: a
 // report that the customer must log in again is heard after it.
 func (d *DB) Suppressed(ctx context.Context, connectionID string, source reauth.Source, finchCode string, at time.Time) (until time.Time, reason string, suppressed bool, err error) {
 	if !source.Machine() {
@@ -41,7 +41,7 @@ func (d *DB) Suppressed(ctx context.Context, connectionID string, source reauth.
 SELECT s.until, s.outcome FROM suppressions s JOIN connections c USING (connection_id) JOIN cases k ON k.case_id = s.case_id
  WHERE s.connection_id = $1 AND s.until > $2
    AND (s.outcome = 'false_alarm' OR c.seen_connected_at IS NULL OR c.seen_connected_at <= s.began_at)
-   AND NOT (s.outcome = 'false_alarm' AND $3 AND k.finch_code = ANY($4))`,
+   AND NOT (s.outcome IN ('false_alarm', 'cancelled') AND $3 AND k.finch_code = ANY($4))`,
 			connectionID, at, finchCode == reauth.CodeReauth, pq.Array(reauth.SetupCodes()))
 		return err
 	})

@@ -53,6 +53,8 @@ type Ender struct {
 	Disconnect func(ctx context.Context, application string, token secrets.Secret) error
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
 	Now        func() time.Time
+	// By is who does it, as timelines name them; nobody in particular if empty.
+	By string
 }
 
 // Ended is how a connection ended at its provider.
@@ -135,10 +137,18 @@ func codeOf(refusal *finch.Error) string {
 	return cmp.Or(refusal.FinchCode, refusal.Name, "status "+strconv.Itoa(refusal.Status))
 }
 
+// byWhom says in a line of the timeline who did it, where that is known.
+func (e Ender) byWhom(detail string) string {
+	if e.By == "" {
+		return detail
+	}
+	return detail + " By " + e.By + "."
+}
+
 // note adds a line to the timeline of the connection's newest case, or to the
 // connection's own. It must not keep anything from happening.
 func (e Ender) note(ctx context.Context, c reauth.Connection, kind, detail string) {
-	event := db.Event{ConnectionID: c.ConnectionID, Kind: kind, Detail: detail, At: e.Now()}
+	event := db.Event{ConnectionID: c.ConnectionID, Kind: kind, Detail: e.byWhom(detail), At: e.Now()}
 	if newest, err := e.DB.NewestCase(ctx, c.ConnectionID); err == nil {
 		event.CaseID = newest.CaseID
 	}
@@ -210,7 +220,7 @@ func (e Ender) erase(ctx context.Context, q db.QuarantinedToken, ended Ended) (d
 		db.EndedGone:         "The token " + whose + " that was kept aside was erased: the provider knows it no longer (" + ended.Code + ").",
 		db.EndedForgotten:    "The token " + whose + " that was kept aside was erased. The connection was not disconnected.",
 	}[ended.How]
-	return e.DB.EndQuarantined(ctx, q.Fingerprint, ended.How, ended.Code, said, e.Now())
+	return e.DB.EndQuarantined(ctx, q.Fingerprint, ended.How, ended.Code, e.byWhom(said), e.Now())
 }
 
 // applicationOf is whose client was given a token in quarantine: what was put on

@@ -87,6 +87,7 @@ type foundRow struct{ Name, Href, Status, About string }
 func (s *server) showCases(w http.ResponseWriter, r *http.Request, who operator) {
 	ctx, query := r.Context(), r.URL.Query()
 	v := casesView{frame: s.frameFor(ctx, who, "Cases"), Find: strings.TrimSpace(query.Get("find"))}
+	v.Done = doneWords[query.Get("done")]
 	show := query.Get("show")
 	if _, known := phasesOfTabs[show]; !known {
 		show = "waiting"
@@ -120,10 +121,12 @@ func (s *server) showCases(w http.ResponseWriter, r *http.Request, who operator)
 	if next != "" {
 		v.Next = operatorHome + "?show=" + show + "&cursor=" + url.QueryEscape(next)
 	}
-	storms, err := s.DB.Storms(ctx, 20)
-	if err != nil {
-		s.operatorFailed(w, r, who, err)
-		return
+	var storms []db.Storm
+	if !who.limited() {
+		if storms, err = s.DB.Storms(ctx, 20); err != nil {
+			s.operatorFailed(w, r, who, err)
+			return
+		}
 	}
 	for _, storm := range storms {
 		if storm.EndedAt == nil {
@@ -329,13 +332,17 @@ func (s *server) act(w http.ResponseWriter, r *http.Request, who operator) {
 }
 
 func (s *server) actOnStorm(w http.ResponseWriter, r *http.Request, who operator) {
-	if _, err := s.releaseStorm(r.Context(), &stormPath{StormID: r.PathValue("storm_id")}); err != nil {
+	err := error(problem(http.StatusForbidden, "Your key is for one application, and a storm is of all of them."))
+	if !who.limited() {
+		_, err = s.releaseStorm(r.Context(), &stormPath{StormID: r.PathValue("storm_id")})
+	}
+	if err != nil {
 		v := casesView{frame: s.frameFor(r.Context(), who, "Cases")}
 		v.Trouble = detailOf(err)
 		s.pages.write(w, r, statusOf(err), "cases.html", v)
 		return
 	}
-	seeOther(w, operatorHome)
+	seeOther(w, operatorHome+"?done=release")
 }
 
 func (s *server) operatorFailed(w http.ResponseWriter, r *http.Request, who operator, err error) {

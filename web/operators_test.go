@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -352,5 +354,26 @@ func TestWithoutSignInThereAreNoOperatorsPages(t *testing.T) {
 	f := newFixture(t)
 	for _, path := range []string{"/operator", "/operator/sign-in", "/operator/connections/" + connID} {
 		assert.Equal(t, http.StatusNotFound, f.do(http.MethodGet, path, nil).Code, path)
+	}
+}
+
+// A key for one application shows that one's connections, and no storm, which is
+// of all of them.
+func TestAKeyForOneApplicationAtTheOperatorsPages(t *testing.T) {
+	f := newFixture(t, withSignIn(nil, true))
+	f.register(connID)
+	f.open(connID, "case-1", reauth.PhaseAwaitingCustomer)
+	limited := f.key(db.APIKey{Name: "tenant", Scopes: []string{ScopeOperator}, Application: "sandbox"})
+	f.sql(`INSERT INTO storms (storm_id, provider, broken, connections, began_at, ends_at) VALUES ('storm-1', 'finch', 5, 9, now(), now() + interval '1 h')`)
+	for key, sees := range map[string]bool{limited: false, apiKey: true} {
+		v := f.visitor()
+		require.Equal(t, http.StatusSeeOther, v.open(http.MethodPost, "/operator/sign-in", url.Values{"key": {key}}).Code)
+		home := v.open(http.MethodGet, "/operator?show=all", nil).Body.String()
+		assert.Equal(t, sees, strings.Contains(home, "/operator/storms/storm-1/release"))
+		assert.Equal(t, sees, strings.Contains(home, connID))
+		assert.Equal(t, sees, strings.Contains(v.open(http.MethodGet, "/operator?find=acme", nil).Body.String(), connID))
+		assert.Equal(t, sees, v.open(http.MethodGet, "/operator/connections/"+connID, nil).Code == http.StatusOK)
+		w := v.open(http.MethodPost, "/operator/storms/storm-1/release", url.Values{"form": {formOf(t, home)}})
+		assert.Equal(t, sees, w.Code == http.StatusSeeOther, w.Code)
 	}
 }

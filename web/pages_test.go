@@ -46,7 +46,7 @@ func (w *walk) browserRoutes() map[string]string {
 	return map[string]string{
 		"GET /r/{link}": w.link, "POST /r/{link}": w.link, "GET /stop/{link}": w.stop, "POST /stop/{link}": w.stop, "GET /callback": w.callback,
 		"GET /callback/{application}": "/callback/sandbox?code=code-Hush-2&state=" + url.QueryEscape(w.state),
-		"GET /done/{ticket}": w.done, "GET /again/{ticket}": w.again, "GET /docs": "/docs", "GET /{$}": "/", "GET /assets/{name}": "/assets/icon.svg",
+		"GET /done/{ticket}":          w.done, "GET /again/{ticket}": w.again, "GET /docs": "/docs", "GET /{$}": "/", "GET /assets/{name}": "/assets/icon.svg",
 		"GET /operator": "/operator", "GET /operator/connections/{connection_id}": "/operator/connections/" + connID,
 		"POST /operator/connections/{connection_id}/{act}": "/operator/connections/" + connID + "/remind", "POST /operator/storms/{storm_id}/release": "/operator/storms/x/release",
 		"GET /operator/sign-in": "/operator/sign-in", "POST /operator/sign-in": "/operator/sign-in", "POST /operator/sign-out": "/operator/sign-out",

@@ -60,8 +60,8 @@ func (s *server) quarantineRoutes(api huma.API) {
 	huma.Register(api, del, s.forgetQuarantined)
 }
 
-func (s *server) ender() lifecycle.Ender {
-	return lifecycle.Ender{DB: s.DB, Keys: s.Keys, Disconnect: s.Disconnect, Introspect: s.Introspect, Now: s.Now}
+func (s *server) ender(ctx context.Context) lifecycle.Ender {
+	return lifecycle.Ender{DB: s.DB, Keys: s.Keys, Disconnect: s.Disconnect, Introspect: s.Introspect, Now: s.Now, By: actor(ctx)}
 }
 
 func quarantineView(q db.QuarantinedToken) QuarantinedToken {
@@ -87,7 +87,7 @@ func (s *server) listQuarantine(ctx context.Context, in *listQuarantineInput) (*
 }
 
 func (s *server) disconnectQuarantined(ctx context.Context, in *quarantinePath) (*struct{ Body QuarantinedToken }, error) {
-	q, err := s.ender().DisconnectQuarantined(ctx, in.Fingerprint)
+	q, err := s.ender(ctx).DisconnectQuarantined(ctx, in.Fingerprint)
 	switch {
 	case errors.Is(err, db.ErrNotFound):
 		return nil, problem(http.StatusNotFound, "No token of this fingerprint is in quarantine. GET /v1/quarantine lists those that are.")
@@ -104,7 +104,7 @@ func (s *server) disconnectQuarantined(ctx context.Context, in *quarantinePath) 
 }
 
 func (s *server) forgetQuarantined(ctx context.Context, in *quarantinePath) (*struct{}, error) {
-	_, err := s.ender().ForgetQuarantined(ctx, in.Fingerprint)
+	_, err := s.ender(ctx).ForgetQuarantined(ctx, in.Fingerprint)
 	switch {
 	case errors.Is(err, db.ErrNotFound):
 		return nil, problem(http.StatusNotFound, "No token of this fingerprint is in quarantine. GET /v1/quarantine lists those that are.")
@@ -133,7 +133,7 @@ func (s *server) notDisconnected(ctx context.Context, err error, kept string) er
 // removeDisconnected disconnects a connection at its provider and removes it. The
 // error is a problem, and means that it was not removed.
 func (s *server) removeDisconnected(ctx context.Context, id string) (removed bool, err error) {
-	removed, err = s.ender().Remove(ctx, id)
+	removed, err = s.ender(ctx).Remove(ctx, id)
 	const without = "DELETE without ?disconnect=true removes it here alone; the provider goes on billing it until you disconnect it there."
 	switch {
 	case err == nil:

@@ -53,6 +53,9 @@ type operator struct {
 	key     db.APIKey
 }
 
+// limited reports whether they signed in with a key for one application alone.
+func (o operator) limited() bool { return o.key.Application != "" }
+
 // formTicket is what a form carries to prove that we made it for this session.
 type formTicket struct {
 	Session string `json:"s"`

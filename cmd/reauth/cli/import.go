@@ -83,7 +83,7 @@ func (c *importRunCommand) Run(ctx context.Context, s streams) error {
 			return missing(needed.name)
 		}
 	}
-	keys, err := secrets.Load(c.Keyset)
+	keys, err := secrets.Load(c.Keyset, keyServices()...)
 	if err != nil {
 		return malformed("REAUTH_KEYSET", err)
 	}

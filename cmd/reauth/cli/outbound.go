@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/finch-reauth/reauth/outbound"
+	"github.com/finch-reauth/reauth/worker"
 )
 
 // outboundSettings say where mails, webhooks and chat messages may go.
@@ -27,13 +28,16 @@ func (s outboundSettings) guard() outbound.Guard {
 
 // checkTargets refuses to start where a setting leads to an address that
 // nothing would be sent to: better now than with the first mail.
-func (c *workerCommand) checkTargets(ctx context.Context) error {
+func (c *workerCommand) checkTargets(ctx context.Context, further []worker.Receiver) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	guard := c.guard()
-	for _, target := range []struct{ name, address string }{
-		{"SMTP_URL", c.SMTPURL}, {"REAUTH_WEBHOOK_URL", c.WebhookURL}, {"REAUTH_CHAT", c.Chat},
-	} {
+	type target struct{ name, address string }
+	targets := []target{{"SMTP_URL", c.SMTPURL}, {"REAUTH_WEBHOOK_URL", c.WebhookURL}, {"REAUTH_CHAT", c.Chat}}
+	for _, r := range further {
+		targets = append(targets, target{"REAUTH_APPLICATIONS", r.URL})
+	}
+	for _, target := range targets {
 		u, err := url.Parse(target.address)
 		if err != nil || u.Hostname() == "" || strings.HasPrefix(target.address, "slack:") {
 			continue

@@ -139,7 +139,7 @@ func quarantined(ctx context.Context, s streams, databaseURL, fingerprint string
 		return fmt.Errorf("opening the database: %w", err)
 	}
 	defer database.Close()
-	q, err := end(lifecycle.Ender{DB: database, Now: time.Now})
+	q, err := end(lifecycle.Ender{DB: database, Now: time.Now, By: whoAmI()})
 	switch {
 	case errors.Is(err, db.ErrNotFound):
 		return fmt.Errorf("no token %s is in quarantine; `reauth quarantine list` shows those that are", fingerprint)

@@ -71,9 +71,6 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	if err != nil {
 		return malformed("SMTP_URL", err)
 	}
-	if err := c.checkTargets(ctx); err != nil {
-		return err
-	}
 	mail = mail.Through(c.guard())
 	options, err := temporalOptions(keys, logger)
 	if err != nil {
@@ -92,6 +89,9 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	}
 	backends, err := receivers(further, c.WebhookURL)
 	if err != nil {
+		return err
+	}
+	if err := c.checkTargets(ctx, backends); err != nil {
 		return err
 	}
 	var meter metric.Meter = noop.Meter{}
