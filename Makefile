@@ -74,7 +74,7 @@ storm: ## measure 100,000 reports of 1,000 stale connections
 
 .PHONY: import
 import: ## import 100,000 rows with crashes in between, and measure it
-	REAUTH_IMPORT_ROWS=100000 go test -count=1 -timeout 20m -v ./imports ./cmd/reauth -run 'ManyRows'
+	REAUTH_IMPORT_ROWS=100000 go test -count=1 -timeout 20m -v ./imports ./cmd/reauth/cli -run 'ManyRows'
 
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (20s)

@@ -3,6 +3,7 @@
 package applications
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,10 @@ type Application struct {
 	// ClientSecret and WebhookSecrets are where the secrets are.
 	ClientSecret   Reference
 	WebhookSecrets []Reference
+	// BackendURL and BackendSecret say where the events about its connections go,
+	// and how they are signed; to the receiver of all if empty.
+	BackendURL    string
+	BackendSecret Reference
 	// BaseURL is where the provider's API lives; its usual place if empty.
 	BaseURL string
 }
@@ -139,6 +144,7 @@ const (
 	wantID      = `it must be the client ID that the provider's dashboard shows`
 	wantSecret  = `it must be "env:NAME", "file:PATH" or the secret itself`
 	wantSecrets = `it must be a list of secrets, each "env:NAME", "file:PATH" or the secret itself, as [env:SANDBOX_WEBHOOK_SECRET]`
+	wantBackend = `it must be the absolute http or https URL of an endpoint of your backend, as https://sandbox.example.com/webhooks/reauth`
 	wantURL     = `it must be the absolute http or https URL of the provider's API, as https://api.tryfinch.com`
 )
 
@@ -189,7 +195,7 @@ func (r reading) file(root *yaml.Node) []Application {
 
 func (r reading) application(named yamlfile.Field, path string) (a Application, id *yaml.Node) {
 	a = Application{Name: named.Name, Provider: reauth.Finch}
-	fields, ok := r.Mapping(named.Value, path, wantOne, "provider", "client_id", "client_secret", "base_url", "webhook_secrets")
+	fields, ok := r.Mapping(named.Value, path, wantOne, "provider", "client_id", "client_secret", "base_url", "webhook_secrets", "backend_url", "backend_secret")
 	if !ok {
 		return a, nil
 	}
@@ -214,6 +220,12 @@ func (r reading) application(named yamlfile.Field, path string) (a Application, 
 			if a.BaseURL = f.Value.Value; checkURL(a.BaseURL) != nil {
 				r.Wrong(f.Value, at, wantURL)
 			}
+		case "backend_url":
+			if a.BackendURL = f.Value.Value; checkURL(a.BackendURL) != nil {
+				r.Wrong(f.Value, at, wantBackend)
+			}
+		case "backend_secret":
+			a.BackendSecret = r.reference(f.Value, at, wantSecret, checkBackendSecret)
 		case "webhook_secrets":
 			if f.Value.Kind != yaml.SequenceNode {
 				r.Wrong(f.Value, at, wantSecrets)
@@ -229,7 +241,19 @@ func (r reading) application(named yamlfile.Field, path string) (a Application, 
 			r.At(named.Key, path, "has no %s; %s", needed, wantOne)
 		}
 	}
+	if has["backend_url"] != has["backend_secret"] && yamlfile.Complete(named.Value, fields) {
+		r.At(named.Key, path, "has only one of backend_url and backend_secret; a receiver needs both")
+	}
 	return a, id
+}
+
+// checkBackendSecret checks the secret of a receiver, as Standard Webhooks has it.
+func checkBackendSecret(text string) error {
+	encoded, prefixed := strings.CutPrefix(text, "whsec_")
+	if secret, err := base64.StdEncoding.DecodeString(encoded); !prefixed || err != nil || len(secret) < 24 || len(secret) > 64 {
+		return errors.New("it must be whsec_ and then base64 of 24 to 64 bytes")
+	}
+	return nil
 }
 
 // reference reads where a secret is. One that stands in the file is checked now.

@@ -193,15 +193,18 @@ func turnsOf(caseID string) string { return `hashtextextended('outbox ' || ` + c
 
 // claimStatement looks at no more rows than it takes, however many wait: those
 // whose turn has not come have no place in the index.
-const claimStatement = `
+func claimStatement() string {
+	return `
 WITH due AS (
     SELECT event_id FROM outbox o WHERE due_at <= $1 AND ` + outboxWaits + `
        AND ($4 OR type <> '` + NoticeDue + `' OR NOT EXISTS (SELECT FROM cases k WHERE k.case_id = o.case_id AND k.outcome IS NULL))
+       AND ` + outboxPart("$5", "$6") + `
      ORDER BY due_at, seq LIMIT $2 FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE outbox SET attempts = attempts + 1, due_at = $3 WHERE event_id IN (SELECT event_id FROM due) RETURNING *
 )
 SELECT ` + outboxColumns + ` FROM claimed ORDER BY seq`
+}
 
 // ClaimOutbox takes events that are due at a time, those that have been due the
 // longest, and keeps others from taking them for the time of the lease. An event
@@ -209,12 +212,40 @@ SELECT ` + outboxColumns + ` FROM claimed ORDER BY seq`
 // events of a case only the earliest that waits is ever taken. Those by which the
 // backend would write to a customer wait while mail is not on.
 func (d *DB) ClaimOutbox(ctx context.Context, at time.Time, limit int, lease time.Duration) (list []OutboxEvent, err error) {
+	return OutboxPart{DB: d}.ClaimOutbox(ctx, at, limit, lease)
+}
+
+// nonNil is a list that PostgreSQL takes for one, and not for NULL.
+func nonNil(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+// OutboxPart is the outbox as far as it is for one receiver: the events about
+// connections of one application, or, where Only is empty, all others.
+type OutboxPart struct {
+	*DB
+	Only   string
+	Except []string
+}
+
+// outboxPart is the SQL that tells whether an event is in a part.
+func outboxPart(only, except string) string {
+	return `CASE WHEN ` + only + ` <> '' THEN EXISTS (SELECT FROM connections c WHERE c.connection_id = o.connection_id AND c.application = ` + only + `)
+                ELSE cardinality(` + except + `::text[]) = 0
+                     OR NOT EXISTS (SELECT FROM connections c WHERE c.connection_id = o.connection_id AND c.application = ANY(` + except + `)) END`
+}
+
+// ClaimOutbox is DB's, for the events of the part.
+func (d OutboxPart) ClaimOutbox(ctx context.Context, at time.Time, limit int, lease time.Duration) (list []OutboxEvent, err error) {
 	err = d.write(ctx, "claim events", func(ctx context.Context, tx *sqlx.Tx) error {
 		control, err := mailControl(ctx, tx)
 		if err != nil {
 			return err
 		}
-		return tx.SelectContext(ctx, &list, claimStatement, at, page(limit), at.Add(lease), control.Mode == reauth.MailOn)
+		return tx.SelectContext(ctx, &list, claimStatement(), at, page(limit), at.Add(lease), control.Mode == reauth.MailOn, d.Only, pq.StringArray(nonNil(d.Except)))
 	})
 	if err != nil {
 		return nil, err
@@ -262,10 +293,15 @@ UPDATE outbox SET due_at = $2 WHERE due_at IS NULL AND event_id = (
 // OverdueOutbox returns the IDs of events that are due at a time, whose turn has
 // come, and that were enqueued or last replayed before another time.
 func (d *DB) OverdueOutbox(ctx context.Context, at, before time.Time, limit int) (ids []string, err error) {
+	return OutboxPart{DB: d}.OverdueOutbox(ctx, at, before, limit)
+}
+
+// OverdueOutbox is DB's, for the events of the part.
+func (d OutboxPart) OverdueOutbox(ctx context.Context, at, before time.Time, limit int) (ids []string, err error) {
 	err = d.read(ctx, "look for old events", func(ctx context.Context) error {
 		return d.sqlx.SelectContext(ctx, &ids, `
-SELECT event_id FROM outbox WHERE due_at <= $1 AND `+outboxWaits+` AND coalesce(replayed_at, created_at) < $2
- ORDER BY due_at, seq LIMIT $3`, at, before, page(limit))
+SELECT event_id FROM outbox o WHERE due_at <= $1 AND `+outboxWaits+` AND coalesce(replayed_at, created_at) < $2 AND `+outboxPart("$4", "$5")+`
+ ORDER BY due_at, seq LIMIT $3`, at, before, page(limit), d.Only, pq.StringArray(nonNil(d.Except)))
 	})
 	return ids, err
 }

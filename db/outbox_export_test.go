@@ -7,8 +7,8 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// ClaimStatement is the SQL of ClaimOutbox: $1 is when, $2 how many, $3 until when, $4 whether mail is on.
-const ClaimStatement = claimStatement
+// ClaimStatement is the SQL of ClaimOutbox: $1 is when, $2 how many, $3 until when, $4 whether mail is on, $5 and $6 for whom.
+var ClaimStatement = claimStatement
 
 // ReplayBatch is how many events one transaction replays.
 const ReplayBatch = replayBatch

@@ -269,7 +269,7 @@ SELECT i || '-' || n, 'x', '{}', 'c' || i, 'k' || i, now(), CASE WHEN n = 1 THEN
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback() }()
 	var plan []byte
-	require.NoError(t, tx.GetContext(s.ctx, &plan, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+db.ClaimStatement, now, 8, now.Add(time.Minute), false))
+	require.NoError(t, tx.GetContext(s.ctx, &plan, `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+db.ClaimStatement(), now, 8, now.Add(time.Minute), false, "", pq.StringArray{}))
 	assert.Contains(t, string(plan), `"outbox_due"`)
 	assert.NotContains(t, string(plan), `"Seq Scan"`)
 	var parsed []struct {

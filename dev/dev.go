@@ -66,6 +66,7 @@ func (e *Environment) printAddresses(connections []sample) {
 		row("simulated Finch", r.FinchURL, "begin here: break a connection with a click")
 		row("inbox", r.InboxURL, "its mail arrives here; open it, follow its link, press the button")
 	}
+	row("operators", r.APIURL+"/operator", "sign in with the key in "+relative(e.folder.file("api-key")))
 	row("Temporal UI", r.TemporalUIURL, "each case is one workflow; open one and read its timeline")
 	row("API", r.APIURL+"/docs", fmt.Sprintf(`curl -H "Authorization: Bearer $(cat %s)" %s/v1/cases`, relative(e.folder.file("api-key")), r.APIURL))
 	row("Temporal", r.TemporalAddress, "for your own client: the namespace is "+r.TemporalNamespace+", the task queue "+e.taskQueue())

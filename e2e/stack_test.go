@@ -326,7 +326,7 @@ func (s *stack) register(contacts ...reauth.Contact) customer {
 	status, body := s.call(http.MethodPut, "/v1/connections/"+connection.ID, map[string]any{
 		"customer_id": "cus-1", "customer_name": "Acme Bakery", "contacts": contacts, "access_token": token,
 	})
-	require.Equal(s.t, http.StatusCreated, status, "%v", body)
+	require.Equal(s.t, http.StatusCreated, status, "%v; the log ends\n%s", body, tail(s.logs.String(), 3000))
 	return customer{connection.ID, token}
 }
 

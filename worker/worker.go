@@ -43,6 +43,9 @@ type Config struct {
 	// WebhookURL and WebhookSecret say where the backend's events go; nowhere
 	// if the URL is empty.
 	WebhookURL, WebhookSecret string
+	// Receivers are those of applications that have one of their own, each with
+	// its own secret; the events of all others go to WebhookURL.
+	Receivers []Receiver
 	// Chat names the operators' chat, as notify/chat reads it; none if empty.
 	// TemporalUIURL and Namespace make the links in its messages.
 	Chat                     string
@@ -60,6 +63,35 @@ type Config struct {
 	// the activities must be its own.
 	Clock  *clock.Fast
 	Logger *slog.Logger
+}
+
+// Receiver is where the events about an application's connections go.
+type Receiver struct{ Application, URL, Secret string }
+
+// couriers makes one courier for each receiver, so that one that is down holds
+// no other up.
+func (c Config) couriers() ([]*courier, error) {
+	var all []*courier
+	add := func(part db.OutboxPart, url, secret string) error {
+		courier, err := newCourier(part, url, secret, c.Outbound, c.Logger)
+		if err != nil {
+			return err
+		}
+		courier.people = peopleOf(c.Activities)
+		all = append(all, courier)
+		return nil
+	}
+	others := db.OutboxPart{DB: c.DB}
+	for _, r := range c.Receivers {
+		others.Except = append(others.Except, r.Application)
+		if err := add(db.OutboxPart{DB: c.DB, Only: r.Application}, r.URL, r.Secret); err != nil {
+			return nil, fmt.Errorf("the webhook of the application %s: %w", r.Application, err)
+		}
+	}
+	if c.WebhookURL == "" {
+		return all, nil
+	}
+	return all, add(others, c.WebhookURL, c.WebhookSecret)
 }
 
 // Registry is what workflows and activities are registered with: a worker, a
@@ -120,12 +152,11 @@ func Run(ctx context.Context, c Config) error {
 		control := newControl(c.DB, starter.New(c.Temporal, starter.WithTaskQueue(c.TaskQueue)), c.Logger)
 		beside.Go(func() { control.run(ctx) })
 	}
-	if c.WebhookURL != "" {
-		courier, err := newCourier(c.DB, c.WebhookURL, c.WebhookSecret, c.Outbound, c.Logger)
-		if err != nil {
-			return err
-		}
-		courier.people = peopleOf(c.Activities)
+	couriers, err := c.couriers()
+	if err != nil {
+		return err
+	}
+	for _, courier := range couriers {
 		beside.Go(func() { courier.run(ctx) })
 	}
 	if c.Chat != "" {

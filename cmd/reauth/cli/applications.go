@@ -16,6 +16,7 @@ import (
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
 	"github.com/finch-reauth/reauth/web"
+	"github.com/finch-reauth/reauth/worker"
 )
 
 // applicationSettings name the applications beside the default one.
@@ -158,6 +159,25 @@ func served(further []applications.Application) ([]web.Application, error) {
 			known.WebhookSecrets = append(known.WebhookSecrets, secret.Reveal())
 		}
 		all = append(all, known)
+	}
+	return all, nil
+}
+
+// receivers are those of applications that have one of their own.
+func receivers(further []applications.Application, general string) ([]worker.Receiver, error) {
+	var all []worker.Receiver
+	for _, a := range further {
+		if a.BackendURL == "" {
+			continue
+		}
+		if general == "" { // else nobody would hear of the others' events
+			return nil, missing("REAUTH_WEBHOOK_URL")
+		}
+		secret, err := a.BackendSecret.Read()
+		if err != nil {
+			return nil, malformed("REAUTH_APPLICATIONS", err)
+		}
+		all = append(all, worker.Receiver{Application: a.Name, URL: a.BackendURL, Secret: secret.Reveal()})
 	}
 	return all, nil
 }

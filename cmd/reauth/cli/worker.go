@@ -89,6 +89,10 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 	if err != nil {
 		return err
 	}
+	backends, err := receivers(further, c.WebhookURL)
+	if err != nil {
+		return err
+	}
 	var meter metric.Meter = noop.Meter{}
 	if c.MetricsAddr != "" {
 		counting, stop, err := c.serveMetrics(&options, logger)
@@ -153,6 +157,7 @@ func (c *workerCommand) Run(ctx context.Context, s streams, p parts) error {
 		TaskQueue:     c.TaskQueue,
 		WebhookURL:    c.WebhookURL,
 		WebhookSecret: c.WebhookSecret,
+		Receivers:     backends,
 		Chat:          c.Chat,
 		ImportPace:    c.pace(),
 		Outbound:      c.guard(),
