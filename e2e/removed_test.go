@@ -61,6 +61,18 @@ func TestARemovedConnectionIsLeftAlone(t *testing.T) {
 	s.knobs(func(k *finchsim.Knobs) { k.Webhooks = true })
 	require.NoError(t, s.sim.Break(c.id))
 	s.eventually("the webhook was taken", func() bool { return s.sim.Counters().WebhooksDelivered > before })
+	s.eventually("the webhook was acted upon", func() bool {
+		waiting, _, err := s.db.WebhookBacklog(context.Background())
+		return err == nil && waiting == 0
+	})
+	// The sweep, both its turn and by name.
+	asked := s.sim.Counters().Calls["GET /introspect"]
+	for i, in := range []reauth.SweepInput{{All: true}, {ConnectionIDs: []string{c.id}}} {
+		sweep, err := s.starter.Sweep(context.Background(), fmt.Sprintf("sweep-%s-%d", c.id, i), in)
+		require.NoError(t, err)
+		require.NoError(t, s.temporal.GetWorkflow(context.Background(), sweep.WorkflowID, sweep.RunID).Get(context.Background(), nil))
+	}
+	assert.Equal(t, asked, s.sim.Counters().Calls["GET /introspect"], "nobody asked Finch about it")
 	// The link in the mail, and its button.
 	b := s.browser()
 	p := b.get(link)
