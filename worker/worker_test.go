@@ -284,7 +284,7 @@ func TestRegister(t *testing.T) {
 	acts := &activities.Activities{}
 	var all, replayed registry
 	Register(&all, acts)
-	assert.Equal(t, []string{"ReauthWorkflow", "RedeemWorkflow", "StormWorkflow", "SweepWorkflow", "MailWorkflow", "BulkWorkflow"}, all.workflows)
+	assert.Equal(t, []string{"ReauthWorkflow", "RedeemWorkflow", "FindConnectionWorkflow", "StormWorkflow", "SweepWorkflow", "MailWorkflow", "RetentionWorkflow", "BulkWorkflow"}, all.workflows)
 	assert.Equal(t, []any{acts}, all.activities)
 	RegisterWorkflows(&replayed)
 	assert.Equal(t, all.workflows, replayed.workflows)
