@@ -576,6 +576,10 @@ func TestRemindAndSnoozeOverHTTP(t *testing.T) {
 	s.result(c)
 }
 
+// busy is one workflow task more, which a machine that is busy with other tests
+// may need where two things happen at once.
+const busy = 3
+
 // What a person reads must be there: a summary on every activity and timer.
 func TestHistoryIsReadableAndCheap(t *testing.T) {
 	t.Parallel()
@@ -591,7 +595,7 @@ func TestHistoryIsReadableAndCheap(t *testing.T) {
 	require.Equal(t, 1, s.result(one).NoticesSent)
 	h := s.history(reauth.WorkflowID(one.id), "")
 	t.Logf("answered after its first notice: %d events", len(h.Events))
-	assert.LessOrEqual(t, len(h.Events), 46)
+	assert.LessOrEqual(t, len(h.Events), 46+busy)
 	for _, e := range h.Events {
 		if e.GetEventType() == enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED || e.GetEventType() == enumspb.EVENT_TYPE_TIMER_STARTED {
 			assert.NotEmpty(t, e.GetUserMetadata().GetSummary().GetData(), "event %d has no summary", e.GetEventId())
@@ -620,7 +624,7 @@ func TestHistoryIsReadableAndCheap(t *testing.T) {
 	}
 	t.Logf("events by notices sent: %v", events)
 	for sent, n := range events {
-		assert.LessOrEqual(t, n, 46+12*(sent-1), "with %d notices", sent)
+		assert.LessOrEqual(t, n, 46+busy+12*(sent-1), "with %d notices", sent)
 	}
 }
 
