@@ -23,7 +23,7 @@ type sweepCommand struct {
 	Connection []string `placeholder:"ID" help:"Check this connection, whenever it was checked last; may be given more than once. Without any, all that are due."`
 	All        bool     `help:"Check all connections, however young their last check is."`
 	Wait       bool     `default:"true" negatable:"" help:"Show the progress, and wait for the result."`
-	Every      string   `env:"REAUTH_SWEEP" default:"24h" help:"How often each connection is to be checked, which says what is due."`
+	Every      string   `default:"24h" help:"How often each connection is to be checked, which says what is due."`
 	TaskQueue  string   `env:"REAUTH_TASK_QUEUE" default:"reauth" help:"Temporal task queue."`
 	JSON       bool     `help:"Print JSON."`
 }
@@ -37,9 +37,6 @@ const (
 )
 
 func (c *sweepCommand) Run(ctx context.Context, s streams) error {
-	if c.Every == "off" { // the schedule is; who asks by hand means the usual
-		c.Every = "24h"
-	}
 	in := reauth.SweepInput{Every: c.Every, All: c.All, ConnectionIDs: c.Connection}
 	if err := in.Check(); err != nil {
 		return usageError{err}
