@@ -383,7 +383,7 @@ func TestBulkCancelGoesOn(t *testing.T) {
 	d.many(many, reauth.Input{MinutesToExpire: 9 * 1440})
 	_, err := d.db.PutConnection(t.Context(), reauth.Connection{ConnectionID: "other", System: "ADP", Contacts: []reauth.Contact{contact("other@acme.example", "UTC")}})
 	require.NoError(t, err)
-	d.broken(0, reauth.Input{ConnectionID: "other", MinutesToExpire: 2 * 1440}) // which outlasts what is asked, and ends before its step
+	d.broken(0, reauth.Input{ConnectionID: "other", MinutesToExpire: 2160}) // which outlasts what is asked, and ends before its step
 	d.dies = func(asked int) bool { return asked == many/2 || asked == many/2+1 }
 	d.after(day/2, func() {
 		d.ask(db.Bulk{Action: reauth.BulkCancel, BulkFilter: db.BulkFilter{System: "Gusto", Provider: reauth.Finch}, Reason: "the contract has ended"})
