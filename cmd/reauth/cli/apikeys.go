@@ -105,9 +105,9 @@ func (c *apiKeysNewCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return usageError{err}
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	secret := secrets.NewAPIKey()
@@ -156,9 +156,9 @@ type listedKey struct {
 }
 
 func (c *apiKeysListCommand) Run(ctx context.Context, s streams) error {
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	keys, err := database.APIKeys(ctx)
@@ -208,9 +208,9 @@ type apiKeysRevokeCommand struct {
 }
 
 func (c *apiKeysRevokeCommand) Run(ctx context.Context, s streams) error {
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	key, err := database.APIKeyByName(ctx, c.Key)

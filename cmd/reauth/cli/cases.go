@@ -55,9 +55,9 @@ func (c *casesListCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	list, next, err := database.Cases(ctx, db.CaseFilter{
@@ -183,9 +183,9 @@ func (c *askSettings) ask(ctx context.Context, s streams, action reauth.BulkActi
 	case !none && c.All:
 		return usageError{errors.New("--all stands alone: leave it out, or the filter")}
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	if c.DryRun {
@@ -225,9 +225,9 @@ type casesBulkCommand struct {
 }
 
 func (c *casesBulkCommand) Run(ctx context.Context, s streams) error {
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	if c.ID == "" {

@@ -30,9 +30,9 @@ func (c *eventsListCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return usageError{err}
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	list, err := database.Webhooks(ctx, filter, c.Limit)

@@ -37,10 +37,10 @@ func (c *forgetSettings) open(ctx context.Context) (f privacy.Forgetter, closeAl
 	if err != nil {
 		return f, nil, err
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
 		temporal.Close()
-		return f, nil, fmt.Errorf("opening the database: %w", err)
+		return f, nil, err
 	}
 	f = privacy.Forgetter{DB: database, Temporal: starter.New(temporal, starter.WithNamespace(namespace)), By: "reauth forget"}
 	return f, func() { temporal.Close(); _ = database.Close() }, nil

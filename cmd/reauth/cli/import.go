@@ -87,9 +87,9 @@ func (c *importRunCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return malformed("REAUTH_KEYSET", err)
 	}
-	database, err := db.Open(ctx, c.Database)
+	database, err := openDatabase(ctx, c.Database)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	id, err := c.id(content, size)
@@ -298,9 +298,9 @@ func (c *importStatusCommand) Run(ctx context.Context, s streams) error {
 	if c.Rejected && c.ImportID == "" {
 		return usageError{errors.New("--rejected goes with the ID of an import")}
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	if c.ImportID == "" {

@@ -154,9 +154,9 @@ func (c *keysRotateCommand) everyProcessHas(ctx context.Context, s streams, seal
 	if c.DatabaseURL == "" {
 		return usageError{errors.New("the next step puts the new key to use, and a process that lacks it could not go on: give DATABASE_URL, which tells whether every process has it, or --force if you know")}
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	return everyHolderHas(ctx, database, s, seal, links, "restart them with the keyset that has it")

@@ -27,9 +27,9 @@ func (c *keysResealCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	if !c.Force {

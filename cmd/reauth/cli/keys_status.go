@@ -139,9 +139,9 @@ func (k keyState) mayRetire() bool {
 
 // gather asks the keyset, the database and Temporal.
 func (c *keyFacts) gather(ctx context.Context, keys *secrets.Keys, s streams) (keysReport, error) {
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return keysReport{}, fmt.Errorf("opening the database: %w", err)
+		return keysReport{}, err
 	}
 	defer database.Close()
 	logger := c.logger(s.err)

@@ -49,9 +49,9 @@ type mailRampCommand struct {
 }
 
 func (c *mailStatusCommand) Run(ctx context.Context, s streams) error {
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	return showMail(ctx, database, s, c.JSON)
@@ -91,9 +91,9 @@ func (c *mailChangeSettings) change(ctx context.Context, s streams, setting db.M
 	if err != nil {
 		return err
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	setting.Reason, setting.By, setting.At = reason, whoAmI(), time.Now()

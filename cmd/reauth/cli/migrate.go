@@ -38,9 +38,9 @@ func (m *migrateCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return fmt.Errorf("opening the database: %w", err)
 	}
-	database, err := db.Open(ctx, m.DatabaseURL)
+	database, err := openDatabase(ctx, m.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	if err := database.Migrate(ctx); err != nil {

@@ -31,9 +31,9 @@ func (c *quarantineListCommand) Run(ctx context.Context, s streams) error {
 	if c.Limit < 1 || c.Limit > 200 {
 		return usageError{errors.New("--limit must be from 1 to 200")}
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	list, next, err := database.QuarantinedTokens(ctx, c.Ended, "", c.Limit)
@@ -134,9 +134,9 @@ func quarantined(ctx context.Context, s streams, databaseURL, fingerprint string
 	if !reauth.IsHash(fingerprint) {
 		return usageError{errors.New("a fingerprint has 32 characters of lower-case hex; `reauth quarantine list` shows them")}
 	}
-	database, err := db.Open(ctx, databaseURL)
+	database, err := openDatabase(ctx, databaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	q, err := end(lifecycle.Ender{DB: database, Now: time.Now, By: whoAmI()})

@@ -92,9 +92,9 @@ func (c *retentionCommand) count(ctx context.Context, s streams, keep reauth.Ret
 	if c.DatabaseURL == "" {
 		return missing("DATABASE_URL")
 	}
-	database, err := db.Open(ctx, c.DatabaseURL)
+	database, err := openDatabase(ctx, c.DatabaseURL)
 	if err != nil {
-		return fmt.Errorf("opening the database: %w", err)
+		return err
 	}
 	defer database.Close()
 	kinds := map[string]time.Duration{}

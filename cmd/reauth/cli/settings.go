@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/lib/pq"
 
+	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/notify"
 	"github.com/finch-reauth/reauth/reauth"
@@ -31,6 +33,15 @@ import (
 
 type databaseSettings struct {
 	DatabaseURL string `env:"DATABASE_URL" needed:"" hidden:"" help:"URL of the PostgreSQL database."`
+}
+
+// openDatabase returns the database, which the caller closes.
+func openDatabase(ctx context.Context, url string) (*db.DB, error) {
+	database, err := db.Open(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("opening the database: %w", err)
+	}
+	return database, nil
 }
 
 type keySettings struct {
