@@ -244,6 +244,16 @@ func (p *pulse) say(ctx context.Context, details ...any) {
 	activity.RecordHeartbeat(ctx, details...)
 }
 
+// saidLast returns what the attempt before said last in its heartbeats, or a zero
+// T if there was none or it cannot be read.
+func saidLast[T any](ctx context.Context) T {
+	var said, none T
+	if !activity.HasHeartbeatDetails(ctx) || activity.GetHeartbeatDetails(ctx, &said) != nil {
+		return none
+	}
+	return said
+}
+
 // end stops the heartbeats.
 func (p *pulse) end() {
 	p.stop()

@@ -158,12 +158,7 @@ type spread struct {
 // fixed notes that are owed. An attempt goes on where the one before was heard of
 // last; a case that is told again keeps to what it was told first.
 func (a *Activities) SpreadMail(ctx context.Context, in reauth.MailInput) (MailSpread, error) {
-	var at spread
-	if activity.HasHeartbeatDetails(ctx) {
-		if err := activity.GetHeartbeatDetails(ctx, &at); err != nil {
-			at = spread{} // it begins anew, which changes nothing for who was told
-		}
-	}
+	at := saidLast[spread](ctx)
 	beat := startPulse(ctx, at)
 	defer beat.end()
 	for {

@@ -44,10 +44,7 @@ type RetiredBatch struct {
 // attempt that follows one that was killed goes on from there, and counts what
 // that one had deleted.
 func (a *Activities) RetentionBatch(ctx context.Context, in RetentionBatch) (RetiredBatch, error) {
-	out := RetiredBatch{Deleted: reauth.Deleted{}}
-	if activity.HasHeartbeatDetails(ctx) {
-		_ = activity.GetHeartbeatDetails(ctx, &out.Deleted) // else it counts anew
-	}
+	out := RetiredBatch{Deleted: saidLast[reauth.Deleted](ctx)}
 	if out.Deleted == nil {
 		out.Deleted = reauth.Deleted{}
 	}

@@ -167,12 +167,7 @@ type letGo struct {
 // after the other. An attempt goes on where the one before was heard of last; a
 // case that is told again keeps to what it was told first.
 func (a *Activities) LetGo(ctx context.Context, in reauth.StormInput) (StormReleased, error) {
-	var at letGo
-	if activity.HasHeartbeatDetails(ctx) {
-		if err := activity.GetHeartbeatDetails(ctx, &at); err != nil {
-			at = letGo{} // it begins anew, which changes nothing for who was told
-		}
-	}
+	at := saidLast[letGo](ctx)
 	beat := startPulse(ctx, at)
 	defer beat.end()
 	if a.Storms == nil {

@@ -66,8 +66,8 @@ type SweptBatch struct {
 // taken that was killed is due again when its time is over.
 func (a *Activities) SweepBatch(ctx context.Context, in SweepBatch) (SweptBatch, error) {
 	s := &sweep{a: a, in: in, rest: slices.Clone(in.ConnectionIDs)}
-	if len(in.ConnectionIDs) == 0 && activity.HasHeartbeatDetails(ctx) {
-		_ = activity.GetHeartbeatDetails(ctx, &s.progress) // else it counts anew
+	if len(in.ConnectionIDs) == 0 {
+		s.progress = saidLast[reauth.SweepProgress](ctx)
 		s.progress.Waits = ""
 	}
 	s.beat = startPulse(ctx, s.progress)
