@@ -331,22 +331,19 @@ func (c *clerk) obey(ctx context.Context, w db.Webhook) (deed, error) {
 	if means == meansJob {
 		return c.obeyJob(ctx, connection, e)
 	}
-	var d deed
 	switch {
 	case means == meansReauth:
-		d, err = c.report(ctx, connection, e, finch.CodeReauthenticateUser, e.Status, "")
+		return c.report(ctx, connection, e, finch.CodeReauthenticateUser, e.Status, "")
 	case means == meansSetup:
-		d, err = c.report(ctx, connection, e, e.Status, e.Status, "")
+		return c.report(ctx, connection, e, e.Status, e.Status, "")
 	case e.EntityID != "":
-		d, err = c.obeyEntity(ctx, connection, e)
+		return c.obeyEntity(ctx, connection, e)
 	case means == meansConnected:
-		d, err = c.obeyConnected(ctx, connection)
+		return c.obeyConnected(ctx, connection)
 	case means == meansDisconnected:
-		d, err = c.obeyDisconnected(ctx, connection)
-	default:
-		return ignored(ignoredType), nil
+		return c.obeyDisconnected(ctx, connection)
 	}
-	return d, err
+	return ignored(ignoredType), nil
 }
 
 // report reports a connection.
