@@ -262,13 +262,10 @@ func (c *Client) CreateSession(ctx context.Context, s finch.NewSession) (finch.S
 		_, err := c.sessions.New(ctx, params, o...)
 		return err
 	})
-	if err == nil && !(given(answer.JSON.SessionID, answer.SessionID) && given(answer.JSON.ConnectURL, answer.ConnectURL)) {
-		err = noSession(q)
-	}
 	if err != nil {
 		return finch.Session{}, err
 	}
-	return finch.Session{ID: answer.SessionID, ConnectURL: answer.ConnectURL}, nil
+	return session(q, given(answer.JSON.SessionID, answer.SessionID) && given(answer.JSON.ConnectURL, answer.ConnectURL), answer.SessionID, answer.ConnectURL)
 }
 
 // Reauthenticate opens a session for an existing connection.
@@ -293,17 +290,18 @@ func (c *Client) Reauthenticate(ctx context.Context, p finch.ReauthenticateParam
 		_, err := c.sessions.Reauthenticate(ctx, params, o...)
 		return err
 	})
-	if err == nil && !(given(answer.JSON.SessionID, answer.SessionID) && given(answer.JSON.ConnectURL, answer.ConnectURL)) {
-		err = noSession(q)
-	}
 	if err != nil {
 		return finch.Session{}, err
 	}
-	return finch.Session{ID: answer.SessionID, ConnectURL: answer.ConnectURL}, nil
+	return session(q, given(answer.JSON.SessionID, answer.SessionID) && given(answer.JSON.ConnectURL, answer.ConnectURL), answer.SessionID, answer.ConnectURL)
 }
 
-func noSession(q call) error {
-	return finch.Unanswered(q.op, errors.New("the answer has no session_id or no connect_url"), true)
+// session returns what an answer says of a session, if it is complete.
+func session(q call, complete bool, id, connectURL string) (finch.Session, error) {
+	if !complete {
+		return finch.Session{}, finch.Unanswered(q.op, errors.New("the answer has no session_id or no connect_url"), true)
+	}
+	return finch.Session{ID: id, ConnectURL: connectURL}, nil
 }
 
 // Exchange redeems an authorization code, which works once. An empty
