@@ -123,15 +123,15 @@ func (s *session) fault(at Point, to ...string) error {
 	return nil
 }
 
-// bodyFault is fault amid the message. It returns where to read on.
+// bodyFault is fault amid the message: it strikes when the client has begun to
+// send it. It returns where to read on.
 func (s *session) bodyFault(r io.Reader) (io.Reader, error) {
-	k, release := s.server.faults.strike(AtBody, s.to...)
-	if k.Fault == FaultNone {
-		return r, nil
-	}
 	var begun bytes.Buffer
-	_, _ = io.CopyN(&begun, r, 64)
+	_, _ = io.CopyN(&begun, r, 64) // what is wrong with r is met again behind it
+	k, release := s.server.faults.strike(AtBody, s.to...)
 	switch k.Fault {
+	case FaultNone:
+		return io.MultiReader(&begun, r), nil
 	case FaultHang:
 		k.wait(release)
 	case FaultSlow:
