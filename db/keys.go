@@ -21,6 +21,11 @@ type APIKey struct {
 	LastUsedAt  *time.Time `db:"last_used_at"`
 }
 
+// Good reports whether the key was not revoked and has not expired.
+func (k APIKey) Good(now time.Time) bool {
+	return k.RevokedAt == nil && (k.ExpiresAt == nil || k.ExpiresAt.After(now))
+}
+
 const keyColumns = `key_id, name, scopes, application, created_at, expires_at, revoked_at, last_used_at`
 
 // EnsureAPIKey makes the key with the SHA-256 hash the one that bears a name,

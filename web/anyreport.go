@@ -89,14 +89,7 @@ func (s *server) reportAny(ctx context.Context, in *anyReportInput) (*anyReportO
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.usableConnection(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if reauth.Provider(cmp.Or(b.Provider, string(c.Provider))) != c.Provider {
-		return nil, fieldProblem("body.provider", "must be the connection's own provider, "+string(c.Provider)+", or absent")
-	}
-	result, err := s.open(ctx, c, b.input(id))
+	result, err := s.reportTo(ctx, id, b.ReportFields)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -68,7 +67,7 @@ func (s *server) authorize(ctx context.Context, authorization string, scopes ...
 	switch {
 	case err != nil && !errors.Is(err, db.ErrNotFound):
 		return db.APIKey{}, s.databaseDown(ctx, "looking an API key up", err)
-	case err != nil, key.RevokedAt != nil, key.ExpiresAt != nil && !key.ExpiresAt.After(now):
+	case err != nil, !key.Good(now):
 		s.limits.refused.take(address, now)
 		return db.APIKey{}, refuse(http.StatusUnauthorized, invalid, "The API key is not known, or it was revoked or has expired.")
 	}
@@ -77,7 +76,7 @@ func (s *server) authorize(ctx context.Context, authorization string, scopes ...
 	if wait, ok := s.limits.key.take(strconv.FormatInt(key.ID, 10), now); !ok {
 		return db.APIKey{}, tooMany(wait, "Too many calls with this API key: "+s.limits.key.rate.String()+" are answered.")
 	}
-	if !slices.ContainsFunc(scopes, func(scope string) bool { return slices.Contains([]string(key.Scopes), scope) }) {
+	if !slices.ContainsFunc(scopes, func(scope string) bool { return slices.Contains(key.Scopes, scope) }) {
 		wanted := strings.Join(scopes, " or ")
 		return db.APIKey{}, refuse(http.StatusForbidden, challenge+`, error="insufficient_scope", scope="`+strings.Join(scopes, " ")+`"`,
 			"The API key lacks the scope "+wanted+".")
@@ -86,28 +85,9 @@ func (s *server) authorize(ctx context.Context, authorization string, scopes ...
 	return key, nil
 }
 
-// touches remembers which keys were noted as used lately, so that not every
-// request writes to the database.
-type touches struct {
-	mu   sync.Mutex
-	last map[string]time.Time
-}
-
-func (t *touches) due(name string, now time.Time) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.last == nil {
-		t.last = map[string]time.Time{}
-	}
-	if now.Sub(t.last[name]) < time.Minute {
-		return false
-	}
-	t.last[name] = now
-	return true
-}
-
+// touch notes a key's use, which not every request writes to the database.
 func (s *server) touch(ctx context.Context, key db.APIKey, now time.Time) {
-	if !s.touched.due(key.Name, now) {
+	if due, _ := s.touched.say(key.Name, now); !due {
 		return
 	}
 	if err := s.DB.TouchAPIKey(ctx, key.ID, now); err != nil {
@@ -120,7 +100,7 @@ type apiKeyKey struct{}
 // hasScope tells whether the API call's key has a scope.
 func hasScope(ctx context.Context, scope string) bool {
 	key, ok := ctx.Value(apiKeyKey{}).(db.APIKey)
-	return ok && slices.Contains([]string(key.Scopes), scope)
+	return ok && slices.Contains(key.Scopes, scope)
 }
 
 // authenticate is the huma middleware of every API call.

@@ -88,7 +88,7 @@ func (s *server) callback(w http.ResponseWriter, r *http.Request) {
 		}
 		err := errNotTaken
 		if s.knows(application) {
-			err = s.mayRedeem(ctx, r)
+			err = s.mayRedeem(ctx)
 		}
 		if err != nil {
 			s.refuseCode(w, r, err)
@@ -171,7 +171,7 @@ func (s *server) findCode(ctx context.Context, hash string) (db.CodeRow, error) 
 
 // mayRedeem tells whether a code may be redeemed although its connection is
 // unknown: nil, errNotTaken, or the database's error.
-func (s *server) mayRedeem(ctx context.Context, r *http.Request) error {
+func (s *server) mayRedeem(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, databasePatience)
 	defer cancel()
 	now := s.Now()
@@ -185,7 +185,7 @@ func (s *server) mayRedeem(ctx context.Context, r *http.Request) error {
 	for _, budget := range []struct {
 		name  string
 		limit int
-	}{{"unknown-code:" + addressHash(s.clientAddress(r)), unknownPerAddress}, {"unknown-code", unknownInAll}} {
+	}{{"unknown-code:" + addressHash(infoOf(ctx).address), unknownPerAddress}, {"unknown-code", unknownInAll}} {
 		spent, err := s.DB.SpendBudget(ctx, budget.name, budget.limit, unknownWindow, now)
 		if err != nil {
 			return err

@@ -185,11 +185,8 @@ func (s *server) linkOf(ctx context.Context, connectionID string) (string, error
 func (s *server) listCases(ctx context.Context, in *listCasesInput) (*struct{ Body CaseList }, error) {
 	filter := db.CaseFilter{Phase: reauth.Phase(in.Phase), Outcome: reauth.Outcome(in.Outcome), Provider: reauth.Provider(in.Provider), Application: in.Application, System: in.System}
 	cases, next, err := s.DB.Cases(ctx, filter, in.Cursor, in.Limit)
-	switch {
-	case errors.Is(err, db.ErrBadCursor):
-		return nil, badCursor()
-	case err != nil:
-		return nil, s.databaseDown(ctx, "listing cases", err)
+	if err != nil {
+		return nil, s.notListed(ctx, "listing cases", err)
 	}
 	mail, err := s.DB.Mail(ctx)
 	if err != nil {

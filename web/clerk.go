@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/reauth"
@@ -287,14 +285,13 @@ func problemOf(err error) string {
 func (c *clerk) again(line db.WebhookLine, e db.Webhook, err error) (next time.Time, given bool) {
 	now := c.Now()
 	tries, pause := 0, clerkFirstWait
-	var status huma.StatusError
 	l, isLater := errors.AsType[*later](err)
 	switch {
 	case isLater && l.busy:
 		return now.Add(c.spread(clerkRest)), false
 	case isLater:
 		tries = l.tries
-	case errors.As(err, &status) && status.GetStatus() == http.StatusServiceUnavailable:
+	case statusOf(err) == http.StatusServiceUnavailable:
 		c.failed()
 	default:
 		tries = clerkTries

@@ -202,11 +202,8 @@ func (s *server) tellOpenCase(ctx context.Context, connectionID string) {
 
 func (s *server) listConnections(ctx context.Context, in *listConnectionsInput) (*struct{ Body ConnectionList }, error) {
 	list, next, err := s.DB.Connections(ctx, reauth.ConnectionStatus(in.Status), in.Cursor, in.Limit)
-	switch {
-	case errors.Is(err, db.ErrBadCursor):
-		return nil, badCursor()
-	case err != nil:
-		return nil, s.databaseDown(ctx, "listing connections", err)
+	if err != nil {
+		return nil, s.notListed(ctx, "listing connections", err)
 	}
 	if list == nil {
 		list = []reauth.Connection{}
@@ -214,8 +211,12 @@ func (s *server) listConnections(ctx context.Context, in *listConnectionsInput) 
 	return &struct{ Body ConnectionList }{ConnectionList{Connections: list, NextCursor: next}}, nil
 }
 
-func badCursor() error {
-	return fieldProblem("query.cursor", "must be a next_cursor that this list returned")
+// notListed is the problem of a list that could not be read.
+func (s *server) notListed(ctx context.Context, doing string, err error) error {
+	if errors.Is(err, db.ErrBadCursor) {
+		return fieldProblem("query.cursor", "must be a next_cursor that this list returned")
+	}
+	return s.databaseDown(ctx, doing, err)
 }
 
 func (s *server) getConnection(ctx context.Context, in *ConnectionPath) (*struct{ Body reauth.Connection }, error) {

@@ -267,11 +267,8 @@ func rejectedRows(list []db.ImportReject) []RejectedRow {
 
 func (s *server) listImports(ctx context.Context, in *Paging) (*struct{ Body ImportList }, error) {
 	list, next, err := s.DB.Imports(ctx, in.Cursor, in.Limit)
-	switch {
-	case errors.Is(err, db.ErrBadCursor):
-		return nil, badCursor()
-	case err != nil:
-		return nil, s.databaseDown(ctx, "listing imports", err)
+	if err != nil {
+		return nil, s.notListed(ctx, "listing imports", err)
 	}
 	views := make([]ImportView, len(list))
 	for i, p := range list {
@@ -295,11 +292,8 @@ func (s *server) listRejected(ctx context.Context, in *listRejectedInput) (*stru
 		return nil, err
 	}
 	list, next, err := s.DB.ImportRejects(ctx, in.ImportID, in.Cursor, in.Limit)
-	switch {
-	case errors.Is(err, db.ErrBadCursor):
-		return nil, badCursor()
-	case err != nil:
-		return nil, s.databaseDown(ctx, "listing rejected rows", err)
+	if err != nil {
+		return nil, s.notListed(ctx, "listing rejected rows", err)
 	}
 	return &struct{ Body RejectedList }{RejectedList{Rows: rejectedRows(list), NextCursor: next}}, nil
 }

@@ -98,7 +98,7 @@ func (s *server) showCases(w http.ResponseWriter, r *http.Request, who operator)
 	if v.Find != "" {
 		found, err := s.DB.FindConnections(ctx, v.Find, 50)
 		if err != nil {
-			s.operatorFailed(w, r, who, err)
+			s.operatorFailed(w, r, err)
 			return
 		}
 		for _, c := range found {
@@ -112,7 +112,7 @@ func (s *server) showCases(w http.ResponseWriter, r *http.Request, who operator)
 	}
 	cases, next, err := s.DB.Cases(ctx, db.CaseFilter{Phase: phasesOfTabs[show]}, query.Get("cursor"), 50)
 	if err != nil && !errors.Is(err, db.ErrBadCursor) {
-		s.operatorFailed(w, r, who, err)
+		s.operatorFailed(w, r, err)
 		return
 	}
 	for _, c := range cases {
@@ -124,7 +124,7 @@ func (s *server) showCases(w http.ResponseWriter, r *http.Request, who operator)
 	var storms []db.Storm
 	if !who.limited() {
 		if storms, err = s.DB.Storms(ctx, 20); err != nil {
-			s.operatorFailed(w, r, who, err)
+			s.operatorFailed(w, r, err)
 			return
 		}
 	}
@@ -221,9 +221,7 @@ func (s *server) connectionPage(w http.ResponseWriter, r *http.Request, who oper
 	ctx, id := r.Context(), r.PathValue("connection_id")
 	c, err := s.connection(ctx, id)
 	if err != nil {
-		v := casesView{frame: s.frameFor(ctx, who, "Cases")}
-		v.Trouble = detailOf(err)
-		s.pages.write(w, r, statusOf(err), "cases.html", v)
+		s.operatorProblem(w, r, who, err)
 		return
 	}
 	v := connectionView{frame: s.frameFor(ctx, who, cmp.Or(c.CustomerName, c.ConnectionID)), ID: id, Act: connectionHref(id)}
@@ -241,7 +239,7 @@ func (s *server) connectionPage(w http.ResponseWriter, r *http.Request, who oper
 		names[p.ContactID] = cmp.Or(p.Name, p.Email)
 	}
 	if err := s.addCase(ctx, &v, names); err != nil {
-		s.operatorFailed(w, r, who, err)
+		s.operatorFailed(w, r, err)
 		return
 	}
 	v.Facts = slices.DeleteFunc(v.Facts, func(f fact) bool { return f.Value == "" })
@@ -337,15 +335,20 @@ func (s *server) actOnStorm(w http.ResponseWriter, r *http.Request, who operator
 		_, err = s.releaseStorm(r.Context(), &stormPath{StormID: r.PathValue("storm_id")})
 	}
 	if err != nil {
-		v := casesView{frame: s.frameFor(r.Context(), who, "Cases")}
-		v.Trouble = detailOf(err)
-		s.pages.write(w, r, statusOf(err), "cases.html", v)
+		s.operatorProblem(w, r, who, err)
 		return
 	}
 	seeOther(w, operatorHome+"?done=release")
 }
 
-func (s *server) operatorFailed(w http.ResponseWriter, r *http.Request, who operator, err error) {
+// operatorProblem answers with a problem, on the page of the cases.
+func (s *server) operatorProblem(w http.ResponseWriter, r *http.Request, who operator, err error) {
+	v := casesView{frame: s.frameFor(r.Context(), who, "Cases")}
+	v.Trouble = detailOf(err)
+	s.pages.write(w, r, statusOf(err), "cases.html", v)
+}
+
+func (s *server) operatorFailed(w http.ResponseWriter, r *http.Request, err error) {
 	s.complain(r.Context(), "the database failed", "showing an operators' page", err)
 	s.unavailablePage(w, r, s.pages.tryLater())
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -33,13 +32,12 @@ func fieldProblem(location, message string) huma.StatusError {
 
 // unavailable is a 503 that says what could not be reached, and when to come back.
 func unavailable(detail string) error {
-	return huma.ErrorWithHeaders(problem(http.StatusServiceUnavailable, detail), http.Header{"Retry-After": {strconv.Itoa(retryAfter)}})
+	return unavailableFor(retryAfter*time.Second, detail)
 }
 
 // unavailableFor is unavailable for a time that is known.
 func unavailableFor(d time.Duration, detail string) error {
-	seconds := max(1, int((d+time.Second-1)/time.Second))
-	return huma.ErrorWithHeaders(problem(http.StatusServiceUnavailable, detail), http.Header{"Retry-After": {strconv.Itoa(seconds)}})
+	return huma.ErrorWithHeaders(problem(http.StatusServiceUnavailable, detail), http.Header{"Retry-After": {seconds(d)}})
 }
 
 // writeProblem answers outside of huma in the same form.

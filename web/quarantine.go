@@ -73,11 +73,8 @@ func quarantineView(q db.QuarantinedToken) QuarantinedToken {
 
 func (s *server) listQuarantine(ctx context.Context, in *listQuarantineInput) (*struct{ Body QuarantineList }, error) {
 	tokens, next, err := s.DB.QuarantinedTokens(ctx, in.Ended, in.Cursor, in.Limit)
-	switch {
-	case errors.Is(err, db.ErrBadCursor):
-		return nil, badCursor()
-	case err != nil:
-		return nil, s.databaseDown(ctx, "listing tokens in quarantine", err)
+	if err != nil {
+		return nil, s.notListed(ctx, "listing tokens in quarantine", err)
 	}
 	list := QuarantineList{Tokens: []QuarantinedToken{}, NextCursor: next}
 	for _, q := range tokens {

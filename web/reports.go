@@ -82,22 +82,26 @@ func (s *server) report(ctx context.Context, in *reportInput) (*reportOutput, er
 	if err := s.checkCampaign(in.Body.Campaign); err != nil {
 		return nil, err
 	}
-	input := in.Body.input(in.ConnectionID)
-	if err := input.Check(); err != nil {
+	if err := in.Body.input(in.ConnectionID).Check(); err != nil {
 		return nil, problem(http.StatusUnprocessableEntity, err.Error())
 	}
-	c, err := s.usableConnection(ctx, in.ConnectionID)
-	if err != nil {
-		return nil, err
-	}
-	if reauth.Provider(cmp.Or(in.Body.Provider, string(c.Provider))) != c.Provider {
-		return nil, fieldProblem("body.provider", "must be the connection's own provider, "+string(c.Provider)+", or absent")
-	}
-	result, err := s.open(ctx, c, input)
+	result, err := s.reportTo(ctx, in.ConnectionID, in.Body.ReportFields)
 	if err != nil {
 		return nil, err
 	}
 	return &reportOutput{Status: result.status(), Body: result}, nil
+}
+
+// reportTo reports a connection. The error is a problem.
+func (s *server) reportTo(ctx context.Context, id string, b ReportFields) (ReportResult, error) {
+	c, err := s.usableConnection(ctx, id)
+	if err != nil {
+		return ReportResult{}, err
+	}
+	if reauth.Provider(cmp.Or(b.Provider, string(c.Provider))) != c.Provider {
+		return ReportResult{}, fieldProblem("body.provider", "must be the connection's own provider, "+string(c.Provider)+", or absent")
+	}
+	return s.open(ctx, c, b.input(id))
 }
 
 // status says whether the report is with a case.

@@ -20,7 +20,7 @@ type server struct {
 	mux     *http.ServeMux
 	pages   *pages
 	metrics *metrics
-	touched touches
+	touched seldom
 	seldom  seldom
 	// stored are webhooks that are certainly stored.
 	stored recent

@@ -138,7 +138,7 @@ func (s *server) whoIs(r *http.Request) (operator, context.Context, error) {
 		return operator{}, ctx, errSignedOut
 	case err != nil:
 		return operator{}, ctx, err
-	case key.RevokedAt != nil, key.ExpiresAt != nil && !key.ExpiresAt.After(s.Now()), !slices.Contains([]string(key.Scopes), ScopeOperator):
+	case !key.Good(s.Now()), !slices.Contains(key.Scopes, ScopeOperator):
 		return operator{}, ctx, errSignedOut
 	}
 	if key.Application != "" {

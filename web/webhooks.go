@@ -110,14 +110,15 @@ func (s *server) unverified(ctx context.Context, err error) error {
 	return problem(http.StatusUnauthorized, "The signature of the event does not verify: Finch-Event-Id, Finch-Timestamp (at most five minutes old) and Finch-Signature must fit the body and our secret.")
 }
 
-// seldom lets each kind of line into the log once a minute.
+// seldom lets each kind of thing happen once a minute: a line in the log, a note
+// of a key's use.
 type seldom struct {
 	mu     sync.Mutex
 	said   map[string]time.Time
 	unsaid map[string]int
 }
 
-// say tells whether to write a line, and how many were not written since the last.
+// say tells whether it may happen now, and how often it did not since it last did.
 func (l *seldom) say(kind string, now time.Time) (say bool, unsaid int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -171,7 +171,7 @@ func (c *apiKeysListCommand) Run(ctx context.Context, s streams) error {
 		switch {
 		case k.RevokedAt != nil:
 			state = "revoked"
-		case k.ExpiresAt != nil && !k.ExpiresAt.After(time.Now()):
+		case !k.Good(time.Now()):
 			state = "expired"
 		}
 		listed = append(listed, listedKey{k.ID, k.Name, state, k.Scopes, k.Application, k.CreatedAt, k.ExpiresAt, k.RevokedAt, k.LastUsedAt})
