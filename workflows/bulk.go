@@ -15,7 +15,7 @@ import (
 // ends it where it is.
 func BulkWorkflow(ctx workflow.Context, in reauth.BulkInput) (reauth.BulkStatus, error) {
 	b := &bulk{status: reauth.BulkStatus{BulkID: in.BulkID}}
-	if err := checkID(ctx, reauth.BulkWorkflowID(in.BulkID), "bulk-<bulk_id>"); err != nil {
+	if err := checkID(ctx, reauth.BulkWorkflowID(in.BulkID), "this workflow must have the workflow ID bulk-<bulk_id>"); err != nil {
 		return b.status, err
 	}
 	err := workflow.SetQueryHandlerWithOptions(ctx, reauth.QueryStatus, func() (reauth.BulkStatus, error) { return b.status, nil },

@@ -55,17 +55,25 @@ type reauthCase struct {
 	redeemer
 }
 
+// checkID refuses, in these words, a workflow that was started under another ID
+// than its own.
+func checkID(ctx workflow.Context, want, refusal string) error {
+	id := workflow.GetInfo(ctx).WorkflowExecution.ID
+	if id != want && (id != replayID || !workflow.IsReplaying(ctx)) {
+		return temporal.NewNonRetryableApplicationError(refusal, reauth.ErrTypeWorkflowIDMismatch, nil)
+	}
+	return nil
+}
+
 // begin checks how the workflow was started.
 func begin(ctx workflow.Context, in reauth.Input) (*reauthCase, error) {
 	info := workflow.GetInfo(ctx)
 	if err := in.Check(); err != nil {
 		return nil, temporal.NewNonRetryableApplicationError(err.Error(), reauth.ErrTypeInvalidInput, nil)
 	}
-	id := info.WorkflowExecution.ID
-	if want := reauth.WorkflowID(in.ConnectionID); id != want && (id != replayID || !workflow.IsReplaying(ctx)) {
-		return nil, temporal.NewNonRetryableApplicationError(
-			fmt.Sprintf("a case of connection %s must have the workflow ID %s", in.ConnectionID, want),
-			reauth.ErrTypeWorkflowIDMismatch, nil)
+	want := reauth.WorkflowID(in.ConnectionID)
+	if err := checkID(ctx, want, fmt.Sprintf("a case of connection %s must have the workflow ID %s", in.ConnectionID, want)); err != nil {
+		return nil, err
 	}
 	if in.Provider == "" {
 		in.Provider = reauth.Finch

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/finch-reauth/reauth/activities"
@@ -18,7 +17,7 @@ import (
 // permits one looks first.
 func MailWorkflow(ctx workflow.Context, in reauth.MailInput) (reauth.MailStatus, error) {
 	m := &mailChange{status: reauth.MailStatus{Version: in.Version, ChangeID: in.ChangeID}}
-	if err := checkID(ctx, reauth.MailWorkflowID(in.ChangeID), "mail-<change_id>"); err != nil {
+	if err := checkID(ctx, reauth.MailWorkflowID(in.ChangeID), "this workflow must have the workflow ID mail-<change_id>"); err != nil {
 		return m.status, err
 	}
 	ctx, _ = workflow.NewDisconnectedContext(ctx) // a change that is half told helps nobody
@@ -97,13 +96,4 @@ func perHour(n int) string {
 		return "all of them"
 	}
 	return fmt.Sprint(n)
-}
-
-// checkID refuses a workflow that was started under another ID than its own.
-func checkID(ctx workflow.Context, want, form string) error {
-	id := workflow.GetInfo(ctx).WorkflowExecution.ID
-	if id != want && (id != replayID || !workflow.IsReplaying(ctx)) {
-		return temporal.NewNonRetryableApplicationError("this workflow must have the workflow ID "+form, reauth.ErrTypeWorkflowIDMismatch, nil)
-	}
-	return nil
 }

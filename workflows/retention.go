@@ -20,7 +20,7 @@ func RetentionWorkflow(ctx workflow.Context, in reauth.RetentionInput) (reauth.R
 	if err := in.Keep.Check(); err != nil {
 		return reauth.RetentionStatus{}, temporal.NewNonRetryableApplicationError(err.Error(), reauth.ErrTypeInvalidInput, nil)
 	}
-	status := reauth.RetentionStatus{Deleted: reauth.Deleted{}, BeganAt: workflow.Now(ctx).UTC()}
+	status := reauth.RetentionStatus{BeganAt: workflow.Now(ctx).UTC()}
 	if in.Goes != nil {
 		status = *in.Goes
 	}

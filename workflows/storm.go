@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/finch-reauth/reauth/activities"
@@ -73,10 +72,8 @@ type storm struct {
 // listen takes the signal that releases the storm, from now on. It returns the
 // context to go on with: one that a cancellation of the workflow does not reach.
 func (s *storm) listen(ctx workflow.Context) (workflow.Context, error) {
-	id := workflow.GetInfo(ctx).WorkflowExecution.ID
-	if id != reauth.StormWorkflowID(s.status.StormID) && (id != replayID || !workflow.IsReplaying(ctx)) {
-		return ctx, temporal.NewNonRetryableApplicationError(
-			"the watch of a storm must have the workflow ID storm-<storm_id>", reauth.ErrTypeWorkflowIDMismatch, nil)
+	if err := checkID(ctx, reauth.StormWorkflowID(s.status.StormID), "the watch of a storm must have the workflow ID storm-<storm_id>"); err != nil {
+		return ctx, err
 	}
 	s.releases = workflow.GetSignalChannel(ctx, reauth.SignalReleaseStorm)
 	outer := ctx
