@@ -115,21 +115,15 @@ var file = yamlfile.Kind{
 // Load reads a file of applications; docs/applications.md says how one looks. It
 // reads no secret that the file refers to. The error says everything that is
 // wrong, each with its line and with what would be right.
-func Load(path string) (list []Application, err error) {
-	err = file.Load(path, func(r *yamlfile.Reader, root *yaml.Node) { list = reading{r, path}.file(root) })
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
-}
+func Load(path string) ([]Application, error) { return yamlfile.Load(file, path, readerOf(path)) }
 
 // Parse reads the content of a file with the given name, as Load does.
-func Parse(name string, data []byte) (list []Application, err error) {
-	err = file.Parse(name, data, func(r *yamlfile.Reader, root *yaml.Node) { list = reading{r, name}.file(root) })
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
+func Parse(name string, data []byte) ([]Application, error) {
+	return yamlfile.Parse(file, name, data, readerOf(name))
+}
+
+func readerOf(name string) func(*yamlfile.Reader, *yaml.Node) []Application {
+	return func(r *yamlfile.Reader, root *yaml.Node) []Application { return reading{r, name}.file(root) }
 }
 
 type reading struct {

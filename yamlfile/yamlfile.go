@@ -34,30 +34,35 @@ type Kind struct {
 	Secret bool
 }
 
-// Load reads a file as Parse does.
-func (k Kind) Load(path string, read func(*Reader, *yaml.Node)) error {
+// Load reads a file and returns what read makes of it, as Parse does.
+func Load[T any](k Kind, path string, read func(*Reader, *yaml.Node) T) (out T, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("read the %s: %w", k.Of, err)
+		return out, fmt.Errorf("read the %s: %w", k.Of, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return fmt.Errorf("read the %s: %w", k.Of, err)
+		return out, fmt.Errorf("read the %s: %w", k.Of, err)
 	}
-	return k.Parse(path, data, read)
+	return Parse(k, path, data, read)
 }
 
-// Parse lets read look at the one document of a file with the given name. The
+// Parse returns what read makes of the one document of a file with the given
+// name, or a zero T with an error. The
 // error joins what is wrong with the file, in the order of the lines, each with
 // the name, the line and the column, and with what would be right; twenty at
 // most.
-func (k Kind) Parse(name string, data []byte, read func(*Reader, *yaml.Node)) error {
+func Parse[T any](k Kind, name string, data []byte, read func(*Reader, *yaml.Node) T) (out T, err error) {
 	r := &Reader{name: name, kind: k}
 	if root := r.document(data); root != nil {
-		read(r, root)
+		out = read(r, root)
 	}
-	return r.err()
+	if err := r.err(); err != nil {
+		var none T
+		return none, err
+	}
+	return out, nil
 }
 
 // Reader is a file while it is read.

@@ -32,24 +32,16 @@ var file = yamlfile.Kind{Of: "campaigns", Example: "campaigns: {default: {steps:
 
 // Load reads a file of campaigns; docs/campaigns.md says how one looks. The
 // error says everything that is wrong with it, as Parse does.
-func Load(path string) (book *Book, err error) {
-	err = file.Load(path, func(r *yamlfile.Reader, root *yaml.Node) { book = reading{r}.book(root) })
-	if err != nil {
-		return nil, err
-	}
-	return book, nil
-}
+func Load(path string) (*Book, error) { return yamlfile.Load(file, path, readBook) }
 
 // Parse reads the content of a file of campaigns, which has the given name. The
 // error joins what is wrong with it, in the order of the lines, each with the
 // name, the line and the column, and with what would be right; twenty at most.
-func Parse(name string, data []byte) (book *Book, err error) {
-	err = file.Parse(name, data, func(r *yamlfile.Reader, root *yaml.Node) { book = reading{r}.book(root) })
-	if err != nil {
-		return nil, err
-	}
-	return book, nil
+func Parse(name string, data []byte) (*Book, error) {
+	return yamlfile.Parse(file, name, data, readBook)
 }
+
+func readBook(r *yamlfile.Reader, root *yaml.Node) *Book { return reading{r}.book(root) }
 
 // reading is a file while it is read.
 type reading struct{ *yamlfile.Reader }
