@@ -88,8 +88,7 @@ func (d *DB) SeenWorking(ctx context.Context, connectionID string, at time.Time)
 		if err != nil || c.Status != reauth.StatusStale {
 			return err
 		}
-		var open bool
-		if err := tx.GetContext(ctx, &open, `SELECT EXISTS (SELECT FROM cases WHERE connection_id = $1 AND outcome IS NULL)`, connectionID); err != nil || open {
+		if open, err := caseOpen(ctx, tx, connectionID); err != nil || open {
 			return err
 		}
 		marked = true

@@ -204,13 +204,19 @@ func first(ctx context.Context, q sqlx.QueryerContext, dest any, query string, a
 	return err == nil, err
 }
 
-// changed runs a statement and reports whether it changed a row.
-func changed(ctx context.Context, tx *sqlx.Tx, query string, args ...any) (bool, error) {
+// affected runs a statement and returns how many rows it changed.
+func affected(ctx context.Context, tx *sqlx.Tx, query string, args ...any) (int, error) {
 	result, err := tx.ExecContext(ctx, query, args...)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	n, err := result.RowsAffected()
+	return int(n), err
+}
+
+// changed runs a statement and reports whether it changed a row.
+func changed(ctx context.Context, tx *sqlx.Tx, query string, args ...any) (bool, error) {
+	n, err := affected(ctx, tx, query, args...)
 	return n > 0, err
 }
 

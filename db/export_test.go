@@ -10,7 +10,7 @@ func TablesOfConnections() (tables []string) {
 	for _, b := range aboutConnections() {
 		tables = append(tables, b.table)
 	}
-	return append(tables, "connections")
+	return tables
 }
 
 // Explain is how Retire finds rows.

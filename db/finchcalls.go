@@ -278,8 +278,6 @@ type FinchUse struct {
 	Limit finch.Limit
 	// Waiting counts those in the line.
 	Waiting int `db:"waiting"`
-	// PausedUntil is until when Finch's refusal stops the endpoint; nil if not.
-	PausedUntil *time.Time `db:"paused_until"`
 }
 
 // Share is the part of the limit that is used; 0 where there is none.
@@ -298,8 +296,7 @@ func (l *FinchLimiter) Use(ctx context.Context) (list []FinchUse, err error) {
 WITH t AS MATERIALIZED (SELECT coalesce($1, clock_timestamp()) AS now),
      known AS (SELECT application, endpoint FROM finch_calls UNION SELECT application, endpoint FROM finch_waits)
 SELECT k.application, k.endpoint,
-       (SELECT count(*) FROM finch_waits w WHERE w.application = k.application AND w.endpoint = k.endpoint AND w.gone_at > t.now) AS waiting,
-       (SELECT max(until) FROM finch_pauses p WHERE (p.application, p.endpoint) IN ((k.application, k.endpoint), ('', '')) AND p.until > t.now) AS paused_until
+       (SELECT count(*) FROM finch_waits w WHERE w.application = k.application AND w.endpoint = k.endpoint AND w.gone_at > t.now) AS waiting
   FROM known k, t ORDER BY 1, 2`, l.clock()); err != nil {
 			return err
 		}

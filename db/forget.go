@@ -29,7 +29,7 @@ const (
 )
 
 // aboutConnections lists every table with rows about a connection, each before
-// those that it refers to. A new table belongs here: that is all it needs to be
+// those that it refers to, its own row last. A new table belongs here: that is all it needs to be
 // forgotten with its connection. A test finds those that are missing.
 func aboutConnections() []belongings {
 	const codes = `(SELECT hash FROM codes WHERE connection_id = ANY($1))`
@@ -56,6 +56,7 @@ func aboutConnections() []belongings {
 		{table: "cases", of: theirs},
 		{table: "entities", of: theirs},
 		{table: "contacts", of: theirs},
+		{table: "connections", of: theirs},
 	}
 }
 
@@ -68,7 +69,7 @@ UPDATE notices SET lead_id = NULL
 func (d *DB) CountConnection(ctx context.Context, id string) (count reauth.Deleted, err error) {
 	count = reauth.Deleted{}
 	err = d.read(ctx, "count what is known of a connection", func(ctx context.Context) error {
-		for _, b := range append(aboutConnections(), belongings{table: "connections", of: theirs}) {
+		for _, b := range aboutConnections() {
 			var n int
 			if err := d.sqlx.GetContext(ctx, &n, `SELECT count(*) FROM `+b.table+` WHERE `+b.of, pq.Array([]string{id})); err != nil {
 				return err
@@ -126,16 +127,16 @@ func forgetConnections(ctx context.Context, tx *sqlx.Tx, ids []string, keep bool
 		return nil, err
 	}
 	gone := reauth.Deleted{}
-	for _, b := range append(aboutConnections(), belongings{table: "connections", of: theirs}) {
+	for _, b := range aboutConnections() {
 		if b.kept && keep {
 			continue
 		}
-		result, err := tx.ExecContext(ctx, `DELETE FROM `+b.table+` WHERE `+b.of, pq.Array(ids))
+		n, err := affected(ctx, tx, `DELETE FROM `+b.table+` WHERE `+b.of, pq.Array(ids))
 		if err != nil {
 			return nil, err
 		}
-		if n, err := result.RowsAffected(); err == nil && n > 0 {
-			gone[b.table] = int(n)
+		if n > 0 {
+			gone[b.table] = n
 		}
 	}
 	return gone, nil

@@ -311,7 +311,7 @@ func (w *importWriter) stage(ctx context.Context, tokens []stagedJSON) error {
 	if err != nil {
 		return err
 	}
-	result, err := w.tx.ExecContext(ctx, `
+	staged, err := affected(ctx, w.tx, `
 INSERT INTO staged_tokens AS s (fingerprint, import_id, line, connection_id, application, sealed, minted_at, state, turn, due_at)
 SELECT i.fp, $1, i.line, i.cid, i.app, decode(i.sealed, 'base64'), i.minted, 'waiting', CASE WHEN c.generation IS NULL THEN 0 ELSE 1 END, $3
   FROM json_to_recordset($2) AS i(fp text, line bigint, cid text, app text, sealed text, minted timestamptz)
@@ -326,10 +326,9 @@ ON CONFLICT (fingerprint) DO UPDATE
 	if err != nil {
 		return err
 	}
-	n, err := result.RowsAffected()
-	w.out.Staged += n
-	w.out.Known += int64(len(tokens)) - n
-	return err
+	w.out.Staged += int64(staged)
+	w.out.Known += int64(len(tokens) - staged)
+	return nil
 }
 
 // lastOfEach keeps the last row of each token: one statement may touch a row once.
@@ -390,28 +389,40 @@ func merge(rows []ImportRow) []ImportRow {
 // there is none.
 func (d *DB) ImportByID(ctx context.Context, id string) (p ImportProgress, err error) {
 	err = d.read(ctx, "read an import", func(ctx context.Context) error {
-		if err := d.sqlx.GetContext(ctx, &p.Import, selectImports+` WHERE import_id = $1`, id); err != nil {
+		one := make([]ImportProgress, 1)
+		if err := d.sqlx.GetContext(ctx, &one[0].Import, selectImports+` WHERE import_id = $1`, id); err != nil {
 			return err
 		}
-		return d.progress(ctx, &p)
+		err := d.progress(ctx, one)
+		p = one[0]
+		return err
 	})
 	return p, err
 }
 
-func (d *DB) progress(ctx context.Context, p *ImportProgress) error {
+// progress says of each import how far its tokens are.
+func (d *DB) progress(ctx context.Context, list []ImportProgress) error {
+	ids, of := make([]string, len(list)), make(map[string]*ImportProgress, len(list))
+	for i := range list {
+		ids[i], of[list[i].ID] = list[i].ID, &list[i]
+	}
 	var states []struct {
-		State   string `db:"state"`
-		Count   int64  `db:"count"`
-		Problem string `db:"problem"`
+		ImportID string `db:"import_id"`
+		State    string `db:"state"`
+		Count    int64  `db:"count"`
+		Problem  string `db:"problem"`
 	}
 	if err := d.sqlx.SelectContext(ctx, &states, `
-SELECT state, count(*) AS count, coalesce(max(detail), '') AS problem FROM staged_tokens WHERE import_id = $1 GROUP BY state`, p.ID); err != nil {
+SELECT import_id, state, count(*) AS count, coalesce(max(detail), '') AS problem
+  FROM staged_tokens WHERE import_id = ANY($1) GROUP BY import_id, state`, pq.Array(ids)); err != nil {
 		return err
 	}
+	waiting := false
 	for _, s := range states {
+		p := of[s.ImportID]
 		switch StagedState(s.State) {
 		case StagedWaiting:
-			p.Waiting, p.Problem = s.Count, s.Problem
+			p.Waiting, p.Problem, waiting = s.Count, s.Problem, true
 		case StagedAdopted:
 			p.Adopted = s.Count
 		case StagedStale:
@@ -420,10 +431,19 @@ SELECT state, count(*) AS count, coalesce(max(detail), '') AS problem FROM stage
 			p.RejectedTokens = s.Count
 		}
 	}
-	if p.Waiting == 0 {
+	if !waiting {
 		return nil
 	}
-	return d.sqlx.GetContext(ctx, &p.Ahead, `SELECT count(*) FROM staged_tokens WHERE state = 'waiting'`)
+	var ahead int64
+	if err := d.sqlx.GetContext(ctx, &ahead, `SELECT count(*) FROM staged_tokens WHERE state = 'waiting'`); err != nil {
+		return err
+	}
+	for _, p := range of {
+		if p.Waiting > 0 {
+			p.Ahead = ahead
+		}
+	}
+	return nil
 }
 
 // Imports lists imports, the newest first. next is empty after the last page.
@@ -447,11 +467,8 @@ func (d *DB) Imports(ctx context.Context, after string, limit int) (list []Impor
 		list = make([]ImportProgress, len(rows))
 		for i, row := range rows {
 			list[i].Import = row
-			if err := d.progress(ctx, &list[i]); err != nil {
-				return err
-			}
 		}
-		return nil
+		return d.progress(ctx, list)
 	})
 	return list, next, err
 }

@@ -81,15 +81,10 @@ SELECT link_id, connection_id, recipient, version, key_id, created_at, revoked_a
 func (d *DB) SupersedeLinks(ctx context.Context, keyID uint32, limit int) (n int, err error) {
 	now := d.now()
 	err = d.write(ctx, "supersede links", func(ctx context.Context, tx *sqlx.Tx) error {
-		result, err := tx.ExecContext(ctx, `
+		n, err = affected(ctx, tx, `
 UPDATE links SET superseded_at = $2 WHERE link_id IN (
     SELECT link_id FROM links WHERE revoked_at IS NULL AND superseded_at IS NULL AND key_id <> $1
      ORDER BY link_id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED)`, int64(keyID), now, limit)
-		if err != nil {
-			return err
-		}
-		changed, err := result.RowsAffected()
-		n = int(changed)
 		return err
 	})
 	return n, err

@@ -35,8 +35,6 @@ type MailChange struct {
 	By       string          `db:"changed_by"`
 	Reason   string          `db:"reason"`
 	At       time.Time       `db:"at"`
-	// HandledAt is when the cases that waited for it had been told.
-	HandledAt *time.Time `db:"handled_at"`
 }
 
 // MailSetting asks for a change; what is nil stays as it is.
@@ -182,7 +180,7 @@ INSERT INTO mail_changes (version, mode, ramp, was_mode, was_ramp, changed_by, r
 }
 
 const selectMailChanges = `
-SELECT version, change_id, mode, ramp, was_mode, was_ramp, changed_by, reason, at, handled_at FROM mail_changes`
+SELECT version, change_id, mode, ramp, was_mode, was_ramp, changed_by, reason, at FROM mail_changes`
 
 // MailChanges lists the changes, the newest first.
 func (d *DB) MailChanges(ctx context.Context, limit int) (list []MailChange, err error) {

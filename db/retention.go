@@ -137,13 +137,8 @@ func (d *DB) Retire(ctx context.Context, r Retained, cutoff time.Time, limit int
 			if r.set != "" {
 				what = `UPDATE ` + r.Table + ` SET ` + r.set
 			}
-			result, err := tx.ExecContext(ctx, what+` WHERE ctid = ANY (ARRAY(
+			n, err = affected(ctx, tx, what+` WHERE ctid = ANY (ARRAY(
     SELECT r.ctid FROM `+r.Table+` r WHERE `+r.old+` ORDER BY r.`+r.by+` LIMIT $2 FOR UPDATE SKIP LOCKED))`, cutoff, limit)
-			if err != nil {
-				return err
-			}
-			rows, err := result.RowsAffected()
-			n = int(rows)
 			return err
 		}
 		var keys pq.StringArray

@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jmoiron/sqlx"
@@ -32,6 +33,15 @@ func SealedColumns() []SealedColumn {
 		{Table: "held_codes", Column: "sealed", Key: []string{"hash"}, Bound: "code", BoundFields: []string{"hash", "connection_id"}},
 	}
 }
+
+// TokenBound is what the seal of a stored token is bound to, as SealedColumns says
+// it: a row copied elsewhere does not open.
+func TokenBound(connectionID string, generation int64) []string {
+	return []string{"token", connectionID, strconv.FormatInt(generation, 10)}
+}
+
+// MintedBound is the same for a token that was minted, or is in quarantine.
+func MintedBound(connectionID string) []string { return []string{"minted", connectionID} }
 
 // keyOf is SQL for the ID of the key that a value was sealed with: Tink writes it
 // behind a version byte. It is NULL for what is not sealed.
@@ -135,15 +145,10 @@ SELECT ctid::text AS place, `+texts(c.Key)+` AS row_key, `+texts(c.BoundFields)+
 		if len(places) == 0 {
 			return nil
 		}
-		result, err := tx.ExecContext(ctx, `
+		out.Done, err = affected(ctx, tx, `
 UPDATE `+c.Table+` t SET `+c.Column+` = v.after
   FROM unnest($1::tid[], $2::bytea[], $3::bytea[]) v (place, before, after)
  WHERE t.ctid = v.place AND t.`+c.Column+` = v.before`, places, before, after)
-		if err != nil {
-			return err
-		}
-		done, err := result.RowsAffected()
-		out.Done = int(done)
 		return err
 	})
 	if err != nil {

@@ -99,7 +99,7 @@ func (e Ender) disconnect(ctx context.Context, c reauth.Connection) (Ended, erro
 	case err != nil:
 		return Ended{}, err
 	}
-	plain, err := e.Keys.Open(token.Sealed, "token", c.ConnectionID, strconv.FormatInt(token.Generation, 10))
+	plain, err := e.Keys.Open(token.Sealed, db.TokenBound(c.ConnectionID, token.Generation)...)
 	if err != nil {
 		return Ended{}, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
@@ -164,7 +164,7 @@ func (e Ender) DisconnectQuarantined(ctx context.Context, fingerprint string) (d
 	if err != nil || q.EndedAt != nil {
 		return q, err
 	}
-	plain, err := e.Keys.Open(q.Sealed, "minted", q.ConnectionID)
+	plain, err := e.Keys.Open(q.Sealed, db.MintedBound(q.ConnectionID)...)
 	if err != nil {
 		return q, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}

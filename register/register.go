@@ -25,7 +25,6 @@ import (
 const (
 	MaxText     = 255 // customer_id, customer_name
 	MaxSystem   = 100
-	MaxCampaign = 64
 	MaxToken    = 4096
 	MaxContacts = 20
 	MaxProducts = 50

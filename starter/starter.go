@@ -213,18 +213,10 @@ func (s *Starter) WatchStorm(ctx context.Context, stormID string) error {
 	if err := checkStormID(stormID); err != nil {
 		return fmt.Errorf("have a storm watched: %w: %w", ErrRefused, err)
 	}
-	_, err := s.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID:        reauth.StormWorkflowID(stormID),
-		TaskQueue: s.taskQueue,
-		// A storm that ended is not watched again; a watch that somebody
-		// terminated is.
-		WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY,
-		WorkflowIDConflictPolicy:                 enumspb.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-		WorkflowExecutionErrorWhenAlreadyStarted: true,
-		StaticSummary:                            "Storm: many connections broke together, so their first notices are held",
-	}, reauth.StormWorkflowType, reauth.StormInput{StormID: stormID})
-	var over *serviceerror.WorkflowExecutionAlreadyStarted
-	if err != nil && !errors.As(err, &over) {
+	// A storm that ended is not watched again; a watch that somebody terminated is.
+	err := s.once(ctx, reauth.StormWorkflowID(stormID), reauth.StormWorkflowType, reauth.StormInput{StormID: stormID},
+		"Storm: many connections broke together, so their first notices are held")
+	if err != nil {
 		return fmt.Errorf("have a storm watched: %w", err)
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/finch-reauth/reauth/db"
@@ -67,7 +66,7 @@ func (s *server) adopt(ctx context.Context, connectionID string, t *introspected
 	adopted, err := s.DB.Adopt(ctx, db.Adoption{
 		ConnectionID: connectionID, Fingerprint: reauth.Fingerprint(t.token.Reveal()), Source: "api", MintedAt: t.at,
 		Seal: func(generation int64) ([]byte, error) {
-			return s.Keys.Seal([]byte(t.token.Reveal()), tokenBound(connectionID, generation)...)
+			return s.Keys.Seal([]byte(t.token.Reveal()), db.TokenBound(connectionID, generation)...)
 		},
 	})
 	switch {
@@ -82,11 +81,6 @@ func (s *server) adopt(ctx context.Context, connectionID string, t *introspected
 		s.believe(ctx, connectionID, t)
 	}
 	return nil
-}
-
-// tokenBound is what the seal of a stored token is bound to.
-func tokenBound(connectionID string, generation int64) []string {
-	return []string{"token", connectionID, strconv.FormatInt(generation, 10)}
 }
 
 // believe passes on what the provider said of the current token. An open case

@@ -460,7 +460,7 @@ func (c *clerk) obeyJob(ctx context.Context, connection reauth.Connection, e fin
 	case err != nil:
 		return deed{}, c.databaseDown(ctx, "reading a token", err)
 	}
-	plain, err := c.Keys.Open(token.Sealed, tokenBound(token.ConnectionID, token.Generation)...)
+	plain, err := c.Keys.Open(token.Sealed, db.TokenBound(token.ConnectionID, token.Generation)...)
 	if err != nil {
 		return deed{state: db.WebhookAbandoned, result: "abandoned", problem: "the sealed token does not open"}, nil
 	}

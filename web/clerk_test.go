@@ -25,7 +25,7 @@ func (f *fixture) withToken(id string, mintedAt time.Time) {
 	_, err := f.db.Adopt(f.t.Context(), db.Adoption{
 		ConnectionID: id, Fingerprint: reauth.Fingerprint("token-Hush-" + id), Source: "test", MintedAt: mintedAt,
 		Seal: func(generation int64) ([]byte, error) {
-			return f.keys.Seal([]byte("token-Hush-"+id), tokenBound(id, generation)...)
+			return f.keys.Seal([]byte("token-Hush-"+id), db.TokenBound(id, generation)...)
 		},
 	})
 	require.NoError(f.t, err)

@@ -157,7 +157,7 @@ func TestTokenThatWasImported(t *testing.T) {
 		_, err := f.db.Adopt(t.Context(), db.Adoption{
 			ConnectionID: id, Fingerprint: reauth.Fingerprint("tok-Hush-1"), MintedAt: f.clock(),
 			Seal: func(generation int64) ([]byte, error) {
-				return f.keys.Seal([]byte("tok-Hush-1"), tokenBound(id, generation)...)
+				return f.keys.Seal([]byte("tok-Hush-1"), db.TokenBound(id, generation)...)
 			},
 		})
 		return err == nil, err

@@ -89,7 +89,7 @@ func (f *fixture) adopt(token string) {
 	_, err := f.db.Adopt(f.t.Context(), db.Adoption{
 		ConnectionID: connID, Fingerprint: reauth.Fingerprint(token), Source: "test", MintedAt: f.clock(),
 		Seal: func(generation int64) ([]byte, error) {
-			return s.Keys.Seal([]byte(token), tokenBound(connID, generation)...)
+			return s.Keys.Seal([]byte(token), db.TokenBound(connID, generation)...)
 		},
 	})
 	require.NoError(f.t, err)

@@ -242,7 +242,7 @@ func (f *fixture) adoptToken(s *server, connectionID, token string) {
 	_, err := f.db.Adopt(f.t.Context(), db.Adoption{
 		ConnectionID: connectionID, Fingerprint: reauth.Fingerprint(token), Source: "api", MintedAt: f.clock(),
 		Seal: func(generation int64) ([]byte, error) {
-			return s.Keys.Seal([]byte(token), tokenBound(connectionID, generation)...)
+			return s.Keys.Seal([]byte(token), db.TokenBound(connectionID, generation)...)
 		},
 	})
 	require.NoError(f.t, err)

@@ -97,7 +97,7 @@ func (s *server) currentToken(ctx context.Context, connectionID string) (*TokenV
 	case err != nil:
 		return nil, s.databaseDown(ctx, "reading a token", err)
 	}
-	plain, err := s.Keys.Open(token.Sealed, tokenBound(token.ConnectionID, token.Generation)...)
+	plain, err := s.Keys.Open(token.Sealed, db.TokenBound(token.ConnectionID, token.Generation)...)
 	if err != nil {
 		s.complain(ctx, "a sealed token does not open", "reading a token", err)
 		return nil, problem(http.StatusInternalServerError, internalDetail)
