@@ -176,7 +176,7 @@ func (a *Activities) access(ctx context.Context, connectionID string) (access Ac
 	if err != nil {
 		return access, 0, false, err
 	}
-	plain, err := a.Keys.Open(token.Sealed, tokenBound(connectionID, token.Generation)...)
+	plain, err := a.Keys.Open(token.Sealed, db.TokenBound(connectionID, token.Generation)...)
 	if err != nil {
 		return access, 0, false, fmt.Errorf("open the stored token: %w", err)
 	}

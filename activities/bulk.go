@@ -64,7 +64,7 @@ func (a *Activities) RunBulk(ctx context.Context, in reauth.BulkInput) (reauth.B
 	}
 	tick := time.NewTicker(bulkEvery)
 	defer tick.Stop()
-	next := a.Now().UTC()
+	var next time.Time // when the next one may write
 	for after := b.After; ; {
 		cases, err := a.DB.BulkCases(ctx, b, after, bulkPage)
 		if err != nil {
@@ -79,9 +79,7 @@ func (a *Activities) RunBulk(ctx context.Context, in reauth.BulkInput) (reauth.B
 				return reauth.BulkStatus{}, ctx.Err()
 			case <-tick.C:
 			}
-			if now := a.Now().UTC(); next.Before(now) {
-				next = now
-			}
+			next = later(a.Now().UTC(), next)
 			told, err := a.ask(ctx, b, c, next)
 			if err != nil {
 				return reauth.BulkStatus{}, err

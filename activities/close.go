@@ -237,14 +237,14 @@ func (a *Activities) inLedger(ctx context.Context, n db.Notice) (bool, error) {
 	}), err
 }
 
-// caseLinks leads an operator to the case in Temporal's web UI.
-func (a *Activities) caseLinks(ctx context.Context, c Case) []notify.Link {
+// temporalLinks leads an operator to a workflow in Temporal's web UI.
+func (a *Activities) temporalLinks(ctx context.Context, name, workflowID string) []notify.Link {
 	if a.Settings.TemporalUIURL == "" {
 		return nil
 	}
 	address := strings.TrimSuffix(a.Settings.TemporalUIURL, "/") + "/namespaces/" + url.PathEscape(activity.GetInfo(ctx).Namespace) +
-		"/workflows/" + url.PathEscape(reauth.WorkflowID(c.ConnectionID))
-	return []notify.Link{{Name: "Open the case in Temporal", URL: address}}
+		"/workflows/" + url.PathEscape(workflowID)
+	return []notify.Link{{Name: name, URL: address}}
 }
 
 func (a *Activities) needOperator(ctx context.Context, c Case, problem string) error {

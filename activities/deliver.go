@@ -178,6 +178,6 @@ func (a *Activities) operatorNotice(ctx context.Context, c Case, connection reau
 		Problem:      problem,
 		OpenedAt:     c.OpenedAt,
 		Step:         step,
-		Links:        a.caseLinks(ctx, c),
+		Links:        a.temporalLinks(ctx, "Open the case in Temporal", reauth.WorkflowID(c.ConnectionID)),
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
@@ -201,9 +200,7 @@ func (a *Activities) letOn(ctx context.Context, control db.MailControl, w db.Mai
 	}
 	when := a.Now().UTC()
 	if again := w.Why == "ramp" && control.Ramped(); !again {
-		if at.Next.After(when) {
-			when = at.Next
-		}
+		when = later(when, at.Next)
 		at.Next = when.Add(letGoEvery)
 	}
 	if err := a.Steer.ReleaseNotices(ctx, w.ConnectionID, reauth.NoticesReleased{Mail: control.Version, At: when}); err != nil {
@@ -234,8 +231,7 @@ type MailTold struct {
 }
 
 // TellOfMail tells the operators, by mail and in their chat, that customer mail
-// was stopped, or is on. As of a storm, it is tried until the mail server has
-// taken the mail, and not again where nobody knows whether it has.
+// was stopped, or is on. The mail goes as mailOperator's do.
 func (a *Activities) TellOfMail(ctx context.Context, in reauth.MailStatus) (MailTold, error) {
 	standing, err := a.DB.MailStanding(ctx)
 	if err != nil {
@@ -250,27 +246,8 @@ func (a *Activities) TellOfMail(ctx context.Context, in reauth.MailStatus) (Mail
 			}
 		}
 	}
-	if a.Settings.OperatorEmail == "" {
-		return MailTold{}, nil
-	}
-	if left(ctx, sending) {
-		return MailTold{Delivery: notify.Unknown}, nil
-	}
-	message, err := notify.Compose(notice)
-	if err != nil {
-		return MailTold{}, fmt.Errorf("compose the operator's mail: %w", err)
-	}
-	beat := startPulse(ctx, sending)
-	defer beat.end()
-	delivery, err := a.Mail.Send(ctx, message)
-	if delivery == notify.Deferred {
-		beat.say(ctx)
-		return MailTold{}, retryLater("the mail server has not taken the operator's mail yet", "mail_deferred", 0)
-	}
-	if err != nil {
-		a.Logger.WarnContext(ctx, "The operator's mail may not have arrived", "delivery", delivery, "error", err)
-	}
-	return MailTold{Delivery: delivery}, nil
+	delivery, err := a.mailOperator(ctx, notice, true)
+	return MailTold{Delivery: delivery}, err
 }
 
 func (a *Activities) mailNotice(ctx context.Context, in reauth.MailStatus, s db.MailStanding) notify.Notice {
@@ -290,10 +267,7 @@ func (a *Activities) mailNotice(ctx context.Context, in reauth.MailStatus, s db.
 			n.Problem += fmt.Sprintf(" At most %d new customers hear in an hour.", in.RampPerHour)
 		}
 	}
-	if a.Settings.TemporalUIURL != "" {
-		n.Links = []notify.Link{{Name: "Open the change in Temporal", URL: strings.TrimSuffix(a.Settings.TemporalUIURL, "/") + "/namespaces/" +
-			url.PathEscape(activity.GetInfo(ctx).Namespace) + "/workflows/" + url.PathEscape(reauth.MailWorkflowID(in.ChangeID))}}
-	}
+	n.Links = a.temporalLinks(ctx, "Open the change in Temporal", reauth.MailWorkflowID(in.ChangeID))
 	return n
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -122,7 +121,7 @@ func (a *Activities) keep(ctx context.Context, provider Provider, hash string, g
 		}
 		cancel()
 	}
-	sealed, err := a.Keys.Seal([]byte(grant.Token.Reveal()), mintedBound(connectionID)...)
+	sealed, err := a.Keys.Seal([]byte(grant.Token.Reveal()), db.MintedBound(connectionID)...)
 	if err != nil {
 		return Redeemed{}, err
 	}
@@ -206,11 +205,7 @@ func (a *Activities) applicationOf(ctx context.Context, in RedeemInput) (applica
 // left reports whether an earlier attempt left this word: it began what the
 // word stands for, and heard nothing of it.
 func left(ctx context.Context, word string) bool {
-	if !activity.HasHeartbeatDetails(ctx) {
-		return false
-	}
-	var said string
-	return activity.GetHeartbeatDetails(ctx, &said) == nil && said == word
+	return saidLast[string](ctx) == word
 }
 
 // HandOver gives a minted token to the case that owns its connection, which is
@@ -274,41 +269,17 @@ func (a *Activities) storedCase(ctx context.Context, c Case) (caseID string, err
 	return c.CaseID, nil
 }
 
-// TellOfCode mails the operator about a code of which no case is known, so that
-// no ledger has a place for the mail. It is tried until the mail server has
-// taken it, and not again where nobody knows whether it has.
+// TellOfCode mails the operator about a code of which no case is known, as
+// mailOperator does.
 func (a *Activities) TellOfCode(ctx context.Context, in RedeemProblem) error {
 	info := activity.GetInfo(ctx)
 	if info.Attempt <= 1 {
 		a.Logger.WarnContext(ctx, "An operator is needed", "workflow_id", info.WorkflowExecution.ID, "application", in.Application, "problem", in.Problem)
 	}
-	if a.Settings.OperatorEmail == "" || left(ctx, sending) {
-		return nil
-	}
-	if shadow, err := a.shadow(ctx); err != nil || shadow {
-		return err
-	}
-	message, err := notify.Compose(notify.Notice{
+	_, err := a.mailOperator(ctx, notify.Notice{
 		Kind: notify.KindOperator, Recipient: notify.Recipient{Email: a.Settings.OperatorEmail}, Problem: in.Problem, Step: in.Step,
 		MessageID: notify.MessageID(a.mailDomain(), info.WorkflowExecution.ID, in.Step+"-"+in.Application, 0, db.RecipientOperator),
 		From:      a.Settings.MailFrom, ReplyTo: a.Settings.SupportEmail, ProductName: a.Settings.ProductName,
-	})
-	if err != nil {
-		return fmt.Errorf("compose the operator's mail: %w", err)
-	}
-	beat := startPulse(ctx, sending)
-	defer beat.end()
-	delivery, err := a.Mail.Send(ctx, message)
-	if delivery == notify.Deferred {
-		beat.say(ctx)
-		return retryLater("the mail server has not taken the operator's mail yet", "mail_deferred", 0)
-	}
-	if err != nil {
-		a.Logger.WarnContext(ctx, "The operator's mail may not have arrived", "delivery", delivery, "error", err)
-	}
-	return nil
+	}, false)
+	return err
 }
-
-// mintedBound and tokenBound are what sealed tokens are bound to: a row copied
-// elsewhere does not open.
-func mintedBound(connectionID string) []string { return []string{"minted", connectionID} }

@@ -77,7 +77,7 @@ func (a *Activities) adoptStaged(ctx context.Context, t db.StagedToken, token se
 		Fingerprint: t.Fingerprint, Row: row, Stale: inspection.Condition == ConditionStale, At: a.Now(),
 		Learned: reauth.Connection{CustomerID: inspection.CustomerID, CustomerName: inspection.CustomerName, System: inspection.System},
 		Seal: func(generation int64) ([]byte, error) {
-			return a.Keys.Seal([]byte(token.Reveal()), tokenBound(owner, generation)...)
+			return a.Keys.Seal([]byte(token.Reveal()), db.TokenBound(owner, generation)...)
 		},
 	})
 	switch {

@@ -156,6 +156,14 @@ func (a *Activities) EndStorm(ctx context.Context, in StormEnd) (reauth.Storm, e
 	return a.storm(ctx, in.StormID)
 }
 
+// later is the later of two times.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 // letGo is how far LetGo has come.
 type letGo struct {
 	After string        `json:"after"` // the last case that was told
@@ -183,10 +191,7 @@ func (a *Activities) LetGo(ctx context.Context, in reauth.StormInput) (StormRele
 			return at.Done, err
 		}
 		for _, c := range held {
-			when := a.Now().UTC()
-			if at.Next.After(when) {
-				when = at.Next
-			}
+			when := later(a.Now().UTC(), at.Next)
 			if err := a.Storms.ReleaseNotices(ctx, c.ConnectionID, reauth.NoticesReleased{StormID: in.StormID, At: when, How: storm.EndedHow}); err != nil {
 				return at.Done, fmt.Errorf("let a held case go: %w", err)
 			}
@@ -196,38 +201,48 @@ func (a *Activities) LetGo(ctx context.Context, in reauth.StormInput) (StormRele
 	}
 }
 
-// TellOfStorm mails the operator that a storm began, or what became of it. No
-// ledger has a place for a mail that is of no case, so it is tried until the
-// mail server has taken it, and not again where nobody knows whether it has.
+// TellOfStorm mails the operator that a storm began, or what became of it, as
+// mailOperator does.
 func (a *Activities) TellOfStorm(ctx context.Context, in StormNews) (StormTold, error) {
 	notice := a.stormNotice(ctx, in)
 	if activity.GetInfo(ctx).Attempt <= 1 {
 		a.Logger.WarnContext(ctx, heading(in.Storm), "storm_id", in.Storm.StormID, "provider", in.Storm.Provider, "system", in.Storm.System, "problem", notice.Problem)
 	}
+	delivery, err := a.mailOperator(ctx, notice, false)
+	return StormTold{Delivery: delivery}, err
+}
+
+// mailOperator mails the operator what is of no case. No ledger has a place for
+// such a mail, so it is tried until the mail server has taken it, and not again
+// where nobody knows whether it has. The answer is empty where there is nobody to
+// write to.
+func (a *Activities) mailOperator(ctx context.Context, notice notify.Notice, evenInShadow bool) (notify.Delivery, error) {
 	if a.Settings.OperatorEmail == "" {
-		return StormTold{}, nil
+		return "", nil
 	}
 	if left(ctx, sending) {
-		return StormTold{Delivery: notify.Unknown}, nil
+		return notify.Unknown, nil
 	}
-	if shadow, err := a.shadow(ctx); err != nil || shadow {
-		return StormTold{Delivery: shadowed}, err
+	if !evenInShadow {
+		if shadow, err := a.shadow(ctx); err != nil || shadow {
+			return shadowed, err
+		}
 	}
 	message, err := notify.Compose(notice)
 	if err != nil {
-		return StormTold{}, fmt.Errorf("compose the operator's mail: %w", err)
+		return "", fmt.Errorf("compose the operator's mail: %w", err)
 	}
 	beat := startPulse(ctx, sending)
 	defer beat.end()
 	delivery, err := a.Mail.Send(ctx, message)
 	if delivery == notify.Deferred {
 		beat.say(ctx)
-		return StormTold{}, retryLater("the mail server has not taken the operator's mail yet", "mail_deferred", 0)
+		return "", retryLater("the mail server has not taken the operator's mail yet", "mail_deferred", 0)
 	}
 	if err != nil {
 		a.Logger.WarnContext(ctx, "The operator's mail may not have arrived", "delivery", delivery, "error", err)
 	}
-	return StormTold{Delivery: delivery}, nil
+	return delivery, nil
 }
 
 // stormNotice is what the operator is told. Both mails of a storm stand in one
@@ -246,7 +261,7 @@ func (a *Activities) stormNotice(ctx context.Context, in StormNews) notify.Notic
 		StaleSince:   storm.BeganAt,
 		From:         a.Settings.MailFrom,
 		ReplyTo:      a.Settings.SupportEmail,
-		Links:        a.stormLinks(ctx, storm),
+		Links:        a.temporalLinks(ctx, "Open the storm in Temporal", reauth.StormWorkflowID(storm.StormID)),
 	}
 	if storm.EndedHow != "" {
 		n.Step, n.MessageID, n.RootMessageID = "ended", id("ended"), id("began")
@@ -283,14 +298,4 @@ func heading(s reauth.Storm) string {
 		return "First notices are held no longer"
 	}
 	return "Many connections broke together"
-}
-
-// stormLinks leads an operator to the storm in Temporal's web UI.
-func (a *Activities) stormLinks(ctx context.Context, s reauth.Storm) []notify.Link {
-	if a.Settings.TemporalUIURL == "" {
-		return nil
-	}
-	address := strings.TrimSuffix(a.Settings.TemporalUIURL, "/") + "/namespaces/" + url.PathEscape(activity.GetInfo(ctx).Namespace) +
-		"/workflows/" + url.PathEscape(reauth.StormWorkflowID(s.StormID))
-	return []notify.Link{{Name: "Open the storm in Temporal", URL: address}}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -28,10 +27,6 @@ const (
 // ErrTypeEntitiesLeft is the type of AwaitWorking's error where the login brought
 // some entities back, but not all.
 const ErrTypeEntitiesLeft = "entities_left"
-
-func tokenBound(connectionID string, generation int64) []string {
-	return []string{"token", connectionID, strconv.FormatInt(generation, 10)}
-}
 
 // Verify asks the provider whose a minted token is, and adopts it if it is
 // this connection's. Another's is kept aside, sealed, and never adopted.
@@ -60,7 +55,7 @@ func (a *Activities) Verify(ctx context.Context, in VerifyInput) (Verified, erro
 	if owner := in.Minted.ConnectionID; owner != "" && owner != in.Case.ConnectionID {
 		return a.wrongAccount(ctx, in)
 	}
-	plain, err := a.Keys.Open(in.Minted.Sealed, mintedBound(in.Minted.ConnectionID)...)
+	plain, err := a.Keys.Open(in.Minted.Sealed, db.MintedBound(in.Minted.ConnectionID)...)
 	switch {
 	case errors.Is(err, secrets.ErrUnknownKey):
 		// Amid a rotation the key comes, and with it the token.
@@ -104,7 +99,7 @@ func (a *Activities) examine(ctx context.Context, in VerifyInput, connection rea
 		default:
 			// Sealed anew, so that it opens for the connection that it belongs to.
 			in.Minted.ConnectionID = owner
-			if in.Minted.Sealed, err = a.Keys.Seal([]byte(token.Reveal()), mintedBound(owner)...); err != nil {
+			if in.Minted.Sealed, err = a.Keys.Seal([]byte(token.Reveal()), db.MintedBound(owner)...); err != nil {
 				return false, nil, nil, err
 			}
 			out, err := a.wrongAccount(ctx, in)
@@ -160,7 +155,7 @@ func (a *Activities) adopt(ctx context.Context, in VerifyInput, connection reaut
 		CaseID:       in.Case.CaseID,
 		MintedAt:     in.Minted.MintedAt,
 		Seal: func(generation int64) ([]byte, error) {
-			return a.Keys.Seal([]byte(token.Reveal()), tokenBound(in.Case.ConnectionID, generation)...)
+			return a.Keys.Seal([]byte(token.Reveal()), db.TokenBound(in.Case.ConnectionID, generation)...)
 		},
 	}
 	state := reauth.CodeAdopted

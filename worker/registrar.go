@@ -139,7 +139,7 @@ func (r *registrar) tell(ctx context.Context) {
 	}
 	for _, d := range due {
 		in := reauth.Input{
-			ConnectionID: d.ConnectionID, Source: reauth.SourceSweep, FinchCode: "reauthenticate_user",
+			ConnectionID: d.ConnectionID, Source: reauth.SourceSweep, FinchCode: reauth.CodeReauth,
 			Reason: "its token was imported, and the provider says that the customer must log in again",
 		}
 		if d.Adopted {
