@@ -25,8 +25,8 @@ var (
 	// ErrUnavailable: the provider cannot be reached, or cannot just now. The same
 	// call may work later.
 	ErrUnavailable = errors.New("the provider does not answer just now")
-	// ErrUnknownApplication is what Disconnect returns for an application that is
-	// not configured.
+	// ErrUnknownApplication is what Disconnect and Introspect return for an
+	// application that is not configured.
 	ErrUnknownApplication = errors.New("its application is not configured")
 	// ErrInUse: the token in quarantine belongs to a connection that is registered.
 	ErrInUse = errors.New("the token belongs to a connection that is registered")
@@ -157,7 +157,7 @@ func (e Ender) note(ctx context.Context, c reauth.Connection, kind, detail strin
 
 // DisconnectQuarantined disconnects the connection of a token in quarantine, and
 // erases the token then. A token that has ended before stays as it is. The error is
-// ErrInUse, ErrUnreadable, ErrUnowned, ErrUnavailable, a Refused, db.ErrNotFound or
+// ErrInUse, ErrUnreadable, ErrUnowned, ErrUnknownApplication, ErrUnavailable, a Refused, db.ErrNotFound or
 // the database's.
 func (e Ender) DisconnectQuarantined(ctx context.Context, fingerprint string) (db.QuarantinedToken, error) {
 	q, err := e.DB.Quarantined(ctx, fingerprint)
@@ -178,6 +178,8 @@ func (e Ender) DisconnectQuarantined(ctx context.Context, fingerprint string) (d
 			owner = said.ConnectionID
 		case errors.As(err, &refusal) && gone(refusal):
 			return e.erase(ctx, q, Ended{How: db.EndedGone, Code: codeOf(refusal)})
+		case errors.Is(err, ErrUnknownApplication):
+			return q, ErrUnknownApplication
 		case errors.As(err, &refusal) && !refusal.Temporary():
 			return q, ErrUnowned
 		default:

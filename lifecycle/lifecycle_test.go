@@ -275,6 +275,12 @@ func TestQuarantine(t *testing.T) {
 	require.NoError(t, err)
 	_, err = r.DisconnectQuarantined(ctx, keep(third.ID, token, "gone"))
 	require.ErrorIs(t, err, lifecycle.ErrUnknownApplication)
+	r.Introspect = func(context.Context, string, secrets.Secret) (finch.Introspection, error) {
+		return finch.Introspection{}, lifecycle.ErrUnknownApplication
+	}
+	_, err = r.DisconnectQuarantined(ctx, keep("", token, "gone"))
+	require.ErrorIs(t, err, lifecycle.ErrUnknownApplication)
+	require.NotErrorIs(t, err, lifecycle.ErrUnavailable, "another time is no better")
 
 	kept, next, err := r.DB.QuarantinedTokens(ctx, false, "", 1)
 	require.NoError(t, err)

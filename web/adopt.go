@@ -9,6 +9,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/register"
 	"github.com/finch-reauth/reauth/secrets"
@@ -46,7 +47,7 @@ func (s *server) introspect(ctx context.Context, application, accessToken string
 			return nil, err
 		}
 		return &introspected{Introspection: answer, token: token, at: at}, nil
-	case errors.Is(err, ErrUnknownApplication):
+	case errors.Is(err, lifecycle.ErrUnknownApplication):
 		return nil, fieldProblem("body.application", "is not configured here, so its tokens cannot be checked")
 	case errors.As(err, &refusal) && refusal.IsReauth():
 		return nil, fieldProblem("body.access_token", "cannot be checked, because the provider only says that the customer must log in again. Register the connection without a token, then report it with POST /v1/connections/{connection_id}/reauth")

@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/finch-reauth/reauth/db"
+	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/register"
 )
@@ -198,7 +199,7 @@ func (s *server) askProvider(ctx context.Context, b AnyReportBody) (string, erro
 	defer cancel()
 	id, err := s.FindConnection(asking, application, b.CustomerID, name)
 	switch {
-	case errors.Is(err, ErrUnknownApplication):
+	case errors.Is(err, lifecycle.ErrUnknownApplication):
 		return "", fieldProblem("body.application", "is not configured here, so the provider cannot be asked for its connections")
 	case err != nil:
 		s.complain(ctx, "the provider failed", "asking for a customer's connection", err)

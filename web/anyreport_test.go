@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -185,7 +186,7 @@ func TestReportThatAsksTheProvider(t *testing.T) {
 	require.NoError(t, err)
 	found = "gone"
 	require.Contains(t, f.problem(404, "POST", anyReportURL, body("cus_2", true)).Detail, "was removed")
-	failure = ErrUnknownApplication
+	failure = lifecycle.ErrUnknownApplication
 	require.Contains(t, f.problem(422, "POST", anyReportURL, body("cus_2", true)).Detail, "body.application: is not configured")
 	failure = errors.New("token-" + mark[:2])
 	require.Contains(t, f.problem(503, "POST", anyReportURL, body("cus_2", true)).Detail, "Nothing was reported")

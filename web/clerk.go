@@ -13,6 +13,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 	"github.com/finch-reauth/reauth/starter"
@@ -495,7 +496,7 @@ func (c *clerk) obeyJob(ctx context.Context, connection reauth.Connection, e fin
 func (c *clerk) jobRefused(ctx context.Context, connection reauth.Connection, e finch.Event, token db.Token, err error) (deed, error) {
 	refusal, refused := errors.AsType[*finch.Error](err)
 	switch {
-	case errors.Is(err, ErrUnknownApplication):
+	case errors.Is(err, lifecycle.ErrUnknownApplication):
 		return deed{state: db.WebhookAbandoned, result: "abandoned", problem: err.Error()}, nil
 	case !refused:
 		return deed{}, &later{problem: err.Error(), tries: clerkJobTries}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/secrets"
 )
@@ -67,7 +68,7 @@ func TestWebhookOfAJob(t *testing.T) {
 		"the account needs mending":        {err: &finch.Error{Status: 401, FinchCode: "account_setup_required"}, result: "reported", codes: []string{"account_setup_required"}},
 		"there is no such job":             {err: &finch.Error{Status: 404, Name: "not_found_error"}, result: "abandoned", state: db.WebhookAbandoned},
 		"a bare 401":                       {err: &finch.Error{Status: 401}, result: "abandoned", state: db.WebhookAbandoned},
-		"an application nobody configured": {err: ErrUnknownApplication, result: "abandoned", state: db.WebhookAbandoned},
+		"an application nobody configured": {err: lifecycle.ErrUnknownApplication, result: "abandoned", state: db.WebhookAbandoned},
 		"a case is open":                   {prepare: func(f *fixture) { f.open(connID, "case-1", reauth.PhaseAwaitingCustomer) }, result: "case_open", state: db.WebhookIgnored, unasked: true},
 	} {
 		t.Run(name, func(t *testing.T) {

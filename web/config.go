@@ -23,10 +23,6 @@ import (
 	"github.com/finch-reauth/reauth/starter"
 )
 
-// ErrUnknownApplication is what Config.Introspect and Config.Job return for an
-// application whose client credentials are not configured.
-var ErrUnknownApplication = errors.New("unknown application")
-
 // Starter is the way to Temporal; *starter.Starter is one.
 type Starter interface {
 	Report(ctx context.Context, in reauth.Input) (starter.Reported, error)
@@ -49,7 +45,9 @@ type Config struct {
 	DB      *db.DB
 	Keys    *secrets.Keys
 	Starter Starter
-	// Introspect asks the provider what a token is worth.
+	// Introspect asks the provider what a token is worth. It, Disconnect and Job
+	// return lifecycle.ErrUnknownApplication for an application whose client
+	// credentials are not configured.
 	Introspect func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error)
 	// Disconnect ends the connection of a token at its provider. Without it no
 	// connection can be disconnected.
@@ -65,9 +63,10 @@ type Config struct {
 	// Without it, events about jobs are kept and ignored.
 	Job func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error)
 	// FindConnection asks the provider which connection a customer has; ""
-	// means that the provider knows none. It returns ErrUnknownApplication like
-	// Introspect. It is called only where a report asks for it (ask_provider), and
-	// the connection is registered before it is reported. Nil: it is not available.
+	// means that the provider knows none. An application that is not configured is
+	// refused as by Introspect. It is called only where a report asks for it
+	// (ask_provider), and the connection is registered before it is reported. Nil:
+	// it is not available.
 	FindConnection func(ctx context.Context, application, customerID, customerName string) (connectionID string, err error)
 	// TemporalHealth tells whether Temporal can be reached.
 	TemporalHealth func(ctx context.Context) error

@@ -12,6 +12,7 @@ import (
 
 	"github.com/finch-reauth/reauth/db"
 	"github.com/finch-reauth/reauth/finch"
+	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 )
 
@@ -236,7 +237,7 @@ func TestPutConnectionWithToken(t *testing.T) {
 		{"no room in its limit", finch.Introspection{}, &finch.Error{Status: 429, FinchCode: finch.CodeBudget, RetryAfter: 1500 * time.Millisecond, WaitsUntil: time.Date(2026, 11, 2, 12, 34, 56, 0, time.UTC)}, 503, "its limit leaves no room until 12:34:56 UTC"},
 		{"refused", finch.Introspection{}, &finch.Error{Status: 401, Name: "invalid_token_error"}, 422, "body.access_token: is refused by the provider"},
 		{"reauth", finch.Introspection{}, &finch.Error{Status: 401, FinchCode: finch.CodeReauthenticateUser}, 422, "Register the connection without a token"},
-		{"unknown application", finch.Introspection{}, fmt.Errorf("introspect: %w", ErrUnknownApplication), 422, "body.application: is not configured here"},
+		{"unknown application", finch.Introspection{}, fmt.Errorf("introspect: %w", lifecycle.ErrUnknownApplication), 422, "body.application: is not configured here"},
 	}
 	shared := newFixture(t)
 	for _, test := range tests {

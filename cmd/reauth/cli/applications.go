@@ -107,7 +107,7 @@ func introspecter(clients map[string]activities.FinchClient) func(context.Contex
 	return func(ctx context.Context, application string, token secrets.Secret) (finch.Introspection, error) {
 		client := clients[cmp.Or(application, reauth.DefaultApplication)]
 		if client == nil {
-			return finch.Introspection{}, web.ErrUnknownApplication
+			return finch.Introspection{}, lifecycle.ErrUnknownApplication
 		}
 		return client.Introspect(finch.WithPriority(ctx, finch.PriorityConfirm), token.Reveal())
 	}
@@ -118,7 +118,7 @@ func jobs(clients map[string]activities.FinchClient) func(context.Context, strin
 	return func(ctx context.Context, application string, token secrets.Secret, jobID string) (finch.Job, error) {
 		client := clients[cmp.Or(application, reauth.DefaultApplication)]
 		if client == nil {
-			return finch.Job{}, web.ErrUnknownApplication
+			return finch.Job{}, lifecycle.ErrUnknownApplication
 		}
 		return client.Job(ctx, token.Reveal(), jobID)
 	}
@@ -140,7 +140,7 @@ func finder(find func(context.Context, reauth.FindConnection) (string, error)) f
 	return func(ctx context.Context, application, customerID, customerName string) (string, error) {
 		id, err := find(ctx, reauth.FindConnection{Application: application, CustomerID: customerID, CustomerName: customerName})
 		if errors.Is(err, starter.ErrApplicationUnknown) {
-			return "", web.ErrUnknownApplication
+			return "", lifecycle.ErrUnknownApplication
 		}
 		return id, err
 	}

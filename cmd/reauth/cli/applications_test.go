@@ -15,9 +15,9 @@ import (
 	"github.com/finch-reauth/reauth/applications"
 	"github.com/finch-reauth/reauth/finch"
 	"github.com/finch-reauth/reauth/finch/finchsim"
+	"github.com/finch-reauth/reauth/lifecycle"
 	"github.com/finch-reauth/reauth/reauth"
 	"github.com/finch-reauth/reauth/starter"
-	"github.com/finch-reauth/reauth/web"
 )
 
 // a Finch that takes one client's credentials.
@@ -112,5 +112,5 @@ func TestFinder(t *testing.T) {
 	require.Equal(t, reauth.FindConnection{Application: "sandbox", CustomerID: "cus-1", CustomerName: "Acme"}, asked)
 	answer = fmt.Errorf("find: %w", starter.ErrApplicationUnknown)
 	_, err = find(t.Context(), "nowhere", "cus-1", "")
-	require.ErrorIs(t, err, web.ErrUnknownApplication)
+	require.ErrorIs(t, err, lifecycle.ErrUnknownApplication)
 }
